@@ -1,0 +1,235 @@
+"""The audit: what a corpus promises, proved from its written files alone. `cprec corpus audit FOLDER`.
+
+Nothing here is taken from the build: documents and prompts are rendered again row by row from item ids and titles,
+tokens are counted again, leaks are looked for by joining the files with one another. A build whose audit fails leaves
+no corpus.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow.parquet as pq
+
+from cprec_hf.corpus.content import candidates_sha256, content_sha256
+from cprec_hf.corpus.encoder import Encoder
+from cprec_hf.corpus.load import corpus_tokenizer, load_facts
+from cprec_hf.corpus.template import DELIMITER, load_template
+from cprec_hf.errors import InputError
+
+BATCH_ROWS = 1 << 14
+SAMPLE_ROWS = 256
+"""Texts of a batch that are encoded whole, beside the sums over their lines that are taken of all."""
+
+
+@dataclass(frozen=True)
+class AuditRow:
+    """One promise and whether it holds."""
+
+    check: str
+    passed: bool
+    n: int
+    """Rows (documents, examples, events) looked at."""
+    detail: str
+    """The first row that breaks it and how many do; or what was found."""
+
+
+@dataclass(frozen=True)
+class AuditReport:
+    """All checks of one corpus."""
+
+    folder: str
+    rows: list[AuditRow]
+
+    @property
+    def passed(self) -> bool:
+        """Whether every check passed."""
+        return all(row.passed for row in self.rows)
+
+    def to_dicts(self) -> list[dict[str, Any]]:
+        """One JSON-ready dict a check."""
+        return [asdict(row) for row in self.rows]
+
+    def table(self) -> str:
+        """The checks as a Markdown table."""
+        body = [f"| {row.check} | {'yes' if row.passed else 'NO'} | {row.n:,} | {row.detail} |" for row in self.rows]
+        return "\n".join(["| check | passed | rows | found |", "|---|---|---:|---|", *body])
+
+    def require(self) -> AuditReport:
+        """This report.
+
+        Raises:
+            InputError: a check failed; the message names each with its first offending row.
+        """
+        if self.passed:
+            return self
+        failures = "; ".join(f"{row.check}: {row.detail}" for row in self.rows if not row.passed)
+        raise InputError(f"the audit of {self.folder} failed: {failures}")
+
+
+@dataclass
+class Tally:
+    """Counts per check while files pass by in batches."""
+
+    checks: dict[str, tuple[int, int, str]] = field(default_factory=dict)
+
+    def add(self, check: str, n: int, bad: pl.DataFrame) -> None:
+        """Count `n` rows looked at and the rows of `bad`, of which the very first is kept for the message."""
+        seen, broken, first = self.checks.get(check, (0, 0, ""))
+        if not broken and len(bad):
+            first = ", ".join(f"{key} {_short(value)}" for key, value in bad.row(0, named=True).items())
+        self.checks[check] = (seen + n, broken + len(bad), first)
+
+    def rows(self) -> list[AuditRow]:
+        """One row per check."""
+        return [
+            AuditRow(check, not broken, seen, f"{broken:,} rows, the first: {first}" if broken else "none")
+            for check, (seen, broken, first) in self.checks.items()
+        ]
+
+
+def audit_corpus(folder: str | Path) -> AuditReport:
+    """Check a corpus folder; see `AuditReport.require` for making a failure an error.
+
+    Args:
+        folder: a local corpus (a Hub repo: download it with `hub.files.snapshot` first).
+
+    Raises:
+        InputError: no corpus there, or its tokenizer cannot be loaded.
+    """
+    from cprec_hf.corpus.audit_examples import check_examples, held_out_events
+
+    folder = Path(folder)
+    facts = load_facts(folder)
+    encoder = Encoder(corpus_tokenizer(folder))
+    items = pl.read_parquet(folder / "items" / "train.parquet")
+    tally = Tally()
+    _check_counts(folder, facts, tally)
+    items = items.with_columns(tokens=pl.Series(encoder.segments((items["title"] + DELIMITER).to_arrow()).lengths))
+    _check_items(items, facts, tally)
+    held = held_out_events(folder, facts)
+    _check_documents(folder, facts, items, held, encoder, tally)
+    rows = tally.rows() + check_examples(folder, facts, items, encoder)
+    hashes = {
+        "content hash": (content_sha256(folder), facts["content_sha256"]),
+        "hash of the candidates": (candidates_sha256(folder), facts["candidates"]["sha256"]),
+    }
+    for name, (found, recorded) in hashes.items():
+        detail = found if found == recorded else f"found {found}, recorded {recorded}"
+        rows.append(AuditRow(f"{name} as recorded", found == recorded, 1, detail))
+    return AuditReport(str(folder), rows)
+
+
+def batches(path: Path) -> Iterator[pl.DataFrame]:
+    """A Parquet file, `BATCH_ROWS` rows at a time, with `row` numbering all its rows."""
+    with pq.ParquetFile(path) as file:
+        first = 0
+        for batch in file.iter_batches(BATCH_ROWS):
+            frame = pl.DataFrame(pl.from_arrow(batch))
+            yield frame.with_row_index("row", offset=first)
+            first += len(frame)
+
+
+def render(ids: pl.DataFrame, items: pl.DataFrame) -> pl.DataFrame:
+    """The item lines of each row of `ids` (row, domain, item_id, in order): row, lines (null: unknown item), tokens."""
+    titles = items.select("domain", "item_id", "title", "tokens")
+    joined = ids.join(titles, on=["domain", "item_id"], how="left", maintain_order="left")
+    line = pl.col("title") + DELIMITER
+    text = pl.when(line.is_not_null().all()).then(line.str.join(""))
+    return joined.group_by("row", maintain_order=True).agg(lines=text, tokens=pl.col("tokens").sum())
+
+
+def sampled_tokens(batch: pl.DataFrame, encoder: Encoder, *columns: str) -> pl.DataFrame:
+    """Some rows of the batch with `encoded`, the tokens of these columns' texts as the encoder gives them."""
+    sample = batch.gather_every(max(len(batch) // SAMPLE_ROWS, 1))
+    lengths = [encoder.documents(sample[name].to_arrow(), start=name == columns[0]).lengths for name in columns]
+    return sample.with_columns(encoded=pl.Series(np.sum(lengths, axis=0)))
+
+
+def _check_counts(folder: Path, facts: Mapping[str, Any], tally: Tally) -> None:
+    recorded = {(config, split): n for config, splits in facts["counts"].items() for split, n in splits.items()}
+    found = {(path.parent.name, path.stem): pq.read_metadata(path).num_rows for path in folder.glob("*/*.parquet")}
+    wrong = [
+        {"config": key[0], "split": key[1], "rows recorded": recorded.get(key), "rows found": found.get(key)}
+        for key in sorted(recorded.keys() | found.keys())
+        if recorded.get(key) != found.get(key)
+    ]
+    tally.add("files and row counts as recorded", len(found), pl.DataFrame(wrong))
+
+
+def _check_items(items: pl.DataFrame, facts: Mapping[str, Any], tally: Tally) -> None:
+    tally.add("items stand once", len(items), items.filter(pl.struct("domain", "item_id").is_duplicated()))
+    long = items.filter(pl.col("tokens") > facts["template"]["max_title_tokens"])
+    tally.add("titles within max_title_tokens", len(items), long.select("domain", "item_id", "title", "tokens"))
+
+
+def _check_documents(
+    folder: Path, facts: Mapping[str, Any], items: pl.DataFrame, held: pl.DataFrame, encoder: Encoder, tally: Tally
+) -> None:
+    downstream = [domain for domain, about in facts["domains"].items() if about["role"] == "downstream"]
+    template = load_template(facts["template"]["version"])
+    headers = pl.DataFrame({"domain": [None, *facts["domains"]]}, schema={"domain": pl.String})
+    headers = headers.with_columns(header=pl.Series([template.header(domain) for domain in headers["domain"]]))
+    headers = headers.with_columns(opening=pl.Series(encoder.documents(headers["header"].to_list()).lengths))
+    users: dict[str, pl.Series] = {}
+    for path in sorted((folder / "cpt").glob("*.parquet")):
+        frames = [pl.Series("user_id", [], dtype=pl.String)]
+        for batch in batches(path):
+            where = pl.lit(f"cpt/{path.stem}").alias("file")
+            batch = batch.with_columns(where)
+            frames.append(batch["user_id"].unique())
+            events = batch.select(
+                "file", "row", "user_id", domain="item_domains", item_id="item_ids", last="last_timestamp", of="domain"
+            )
+            events = events.explode("domain", "item_id")
+            leaked = events.filter(pl.col("domain").is_in(downstream)).drop("last", "of")
+            tally.add("no downstream domain in pre-training", len(events), leaked)
+            leaked = events.join(held, on=["user_id", "domain", "item_id"], how="semi").drop("last", "of")
+            tally.add("no held-out event in pre-training", len(events), leaked)
+            _check_times(batch, facts, held, tally)
+            mixed = events.filter(pl.col("of").is_not_null() & (pl.col("of") != pl.col("domain"))).drop("last")
+            tally.add("domain documents hold one domain", len(events), mixed)
+            said = batch.join(headers, on="domain", how="left", nulls_equal=True, maintain_order="left")
+            said = said.join(render(events.select("row", "domain", "item_id"), items), on="row", how="left")
+            other = said.filter((pl.col("header") + pl.col("lines") == pl.col("text")).fill_null(False).not_())
+            tally.add("documents read as their items", len(batch), other.select("file", "row", "user_id", "text"))
+            said = said.with_columns(counted=pl.col("opening") + pl.col("tokens"))
+            shown = ["file", "row", "user_id", "n_tokens", "counted"]
+            tally.add("token counts", len(batch), said.filter(pl.col("counted") != pl.col("n_tokens")).select(shown))
+            sample = sampled_tokens(batch, encoder, "text")
+            wrong = sample.filter(pl.col("encoded") != pl.col("n_tokens")).select(*shown[:-1], "encoded")
+            tally.add("token counts of texts encoded whole", len(sample), wrong)
+            most = facts["template"]["window_tokens"]
+            tally.add("documents within window_tokens", len(batch), said.filter(pl.col("counted") > most).select(shown))
+            short = batch.filter(pl.col("item_ids").list.len() < 2).select("file", "row", "user_id")
+            tally.add("documents of two items or more", len(batch), short)
+        users[path.stem] = pl.concat(frames).unique()
+    both = (
+        users["train"].to_frame().join(users.get("validation", users["train"][:0]).to_frame(), on="user_id", how="semi")
+    )
+    tally.add("no user in both parts of cpt", len(users["train"]), both)
+
+
+def _check_times(batch: pl.DataFrame, facts: Mapping[str, Any], held: pl.DataFrame, tally: Tally) -> None:
+    if facts["about"]["order"] != "time":
+        return
+    shown = batch.select("file", "row", "user_id", "last_timestamp")
+    if facts["split"]["policy"] == "time":
+        cut = facts["split"]["cuts"]["validation"]
+        late = shown.filter((pl.col("last_timestamp") < cut).fill_null(False).not_())
+        tally.add("pre-training ends before the validation cut", len(batch), late.with_columns(cut=pl.lit(cut)))
+    else:
+        cuts = held.filter(pl.col("split") == "validation").group_by("user_id").agg(cut=pl.col("timestamp").min())
+        known = shown.join(cuts, on="user_id", how="inner")
+        late = known.filter((pl.col("last_timestamp") < pl.col("cut")).fill_null(False).not_())
+        tally.add("pre-training ends before the user's validation event", len(known), late)
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 120 else f"{text[:117]}..."

@@ -1,0 +1,276 @@
+"""Raw logs to a corpus in one call: `cprec corpus build recipes/tiny/corpus.yaml`.
+
+Behaviors -> filters -> cut titles -> pseudonyms -> splits -> pre-training documents -> fine-tuning rows with frozen
+candidates -> Parquet, facts, card -> the audit of what was written. The folder appears whole and audited, or not at all.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+from tqdm.auto import tqdm
+
+from cprec_hf.behaviors.account import Account
+from cprec_hf.behaviors.filters import apply_filters
+from cprec_hf.behaviors.schema import ALL_DOMAIN_POSITION, Behaviors
+from cprec_hf.behaviors.sources import read_source
+from cprec_hf.corpus.audit import audit_corpus
+from cprec_hf.corpus.catalogue import ITEM_COLUMNS, Catalogue, make_catalogue, read_items, tokenizer_texts
+from cprec_hf.corpus.config import CorpusConfig, TokenizerConfig, domain_slugs
+from cprec_hf.corpus.content import candidates_sha256, content_sha256
+from cprec_hf.corpus.encoder import Encoder
+from cprec_hf.corpus.examples import CATALOGUE, ExamplePlan
+from cprec_hf.corpus.load import FACTS, FACTS_FORMAT, TOKENIZER
+from cprec_hf.corpus.pseudonyms import pseudonymise
+from cprec_hf.corpus.sequences import SequencePlan
+from cprec_hf.corpus.splits import cpt_events, split_downstream
+from cprec_hf.corpus.template import TEMPLATE_VERSION, load_template
+from cprec_hf.corpus.write import user_shards, write_documents, write_examples
+from cprec_hf.errors import InputError
+from cprec_hf.files import atomic_folder, refuse_existing, require_free_space
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+def build_corpus(config: CorpusConfig, *, overwrite: bool = False) -> Path:
+    """Build the corpus a recipe describes and return its folder.
+
+    Args:
+        config: the recipe, read with `recipes.read_recipe(path, CorpusConfig)`.
+        overwrite: whether a folder at `config.output` may be replaced (it stands until the new one is audited).
+
+    Raises:
+        InputError: anything wrong with the recipe or the source, or a failed audit; no file is left behind.
+    """
+    refuse_existing(config.output, overwrite=overwrite)
+    behaviors = read_source(config.source, f"{config.name}: `source`")
+    return build_from(behaviors, config, overwrite=overwrite)
+
+
+def build_from(behaviors: Behaviors, config: CorpusConfig, *, overwrite: bool = False) -> Path:
+    """`build_corpus` for `Behaviors` already read; `config.source` is only recorded."""
+    refuse_existing(config.output, overwrite=overwrite)
+    with tqdm(total=7, desc="corpus: reading", unit="step", disable=None) as bar, ExitStack() as stack:
+        behaviors = apply_filters(behaviors.validate(), config.filters)
+        items = read_items(behaviors.items)
+        roles = _roles(items, config)
+        events = _read_events(behaviors, config)
+        require_free_space(config.output, estimate_bytes(events, items, config))
+        folder = stack.enter_context(atomic_folder(config.output, overwrite=overwrite))
+
+        _next(bar, "titles")
+        template = load_template(TEMPLATE_VERSION)
+        tokenizer, tokenizer_name = _tokenizer(config, items, folder)
+        encoder = Encoder(tokenizer)
+        catalogue = make_catalogue(items, encoder, template, config.max_title_tokens)
+        headers = [None, *roles]
+        lengths = encoder.documents([template.header(domain) for domain in headers]).lengths
+        header_tokens = dict(zip(headers, lengths.tolist(), strict=True))
+        opening = template.prompt(config.downstream[0], [], []).removesuffix(template.header(config.downstream[0]))
+        block_tokens = int(encoder.documents([opening], start=False).lengths[0])
+        _require_room(config, catalogue, header_tokens, block_tokens)
+
+        _next(bar, "split")
+        later = pl.col("domain").is_in(config.downstream)
+        split = split_downstream(
+            events.filter(later), config.split, order=behaviors.about.order, max_test_users=config.max_test_users,
+            seed=config.seed,
+        )  # fmt: skip
+        pretraining, step = cpt_events(events.filter(~later), split)
+        if not len(pretraining):
+            raise InputError(
+                f"no event is left for pre-training: {', '.join(step.refused)}; move the cut or add domains"
+            )
+        held_apart = {domain: split.events.filter(pl.col("domain") == domain) for domain in config.downstream}
+        steps = [*split.steps, step]
+        bar.total += sum(len(user_shards(table)) for table in (pretraining, *held_apart.values()))
+
+        _next(bar, "documents")
+        plan = SequencePlan(
+            template.version, tuple(config.sequences), config.window_tokens, header_tokens,
+            times_known=behaviors.about.order == "time",
+        )  # fmt: skip
+        tokens, more = write_documents(
+            pretraining, catalogue, plan, folder / "cpt",
+            validation_share=config.cpt_validation_share, seed=config.seed, done=bar.update,
+        )  # fmt: skip
+        steps += more
+
+        _next(bar, "examples")
+        for domain in config.downstream:
+            example_plan = ExamplePlan(
+                template.version, f"{config.name}/{config.seed}/{domain}", domain, _catalogue_table(catalogue, domain),
+                config.window_tokens, header_tokens[domain], block_tokens, config.history_length, config.train_targets,
+                config.candidates, config.candidate_list_in_prompt,
+            )  # fmt: skip
+            where = folder / f"sft-{roles[domain]['slug']}"
+            steps.append(write_examples(held_apart[domain], example_plan, where, done=bar.update))
+
+        _next(bar, "items")
+        (folder / "items").mkdir()
+        table = catalogue.items.select(ITEM_COLUMNS).to_arrow()
+        table = table.cast(pa.schema([(name, pa.string()) for name in ITEM_COLUMNS]))
+        pq.write_table(table, folder / "items" / "train.parquet", compression="zstd")
+        tokens["items"] = int(encoder.documents(catalogue.items["text"].to_arrow()).lengths.sum())
+
+        _next(bar, "audit")
+        facts = {
+            "format": FACTS_FORMAT,
+            "name": config.name,
+            "template": {
+                "version": template.version, "max_title_tokens": config.max_title_tokens,
+                "history_length": config.history_length, "window_tokens": config.window_tokens,
+                "candidate_list_in_prompt": config.candidate_list_in_prompt,
+            },
+            "tokenizer": tokenizer_name,
+            "about": asdict(behaviors.about),
+            "source": config.source,
+            "pseudonymised": config.pseudonymise,
+            "domains": _domain_facts(events, items, roles),
+            "split": {"policy": config.split.policy, "cuts": asdict(split.cuts) if split.cuts else None},
+            "candidates": {"count": config.candidates, "sha256": candidates_sha256(folder)},
+            "content_sha256": content_sha256(folder),
+            "account": Account([*behaviors.account.steps, *steps]).to_dicts(),
+            "audit": [],
+            "counts": _counts(folder),
+            "tokens": tokens,
+            "titles": {"cut": catalogue.cut, "collisions": catalogue.collisions},
+            "seed": config.seed,
+            "cprec_hf": _version(),
+        }  # fmt: skip
+        _write_facts(folder, facts)
+        _write_facts(folder, facts | {"audit": audit_corpus(folder).require().to_dicts()})
+        _next(bar, "done")
+    return Path(config.output)
+
+
+def estimate_bytes(events: pl.DataFrame, items: pl.DataFrame, config: CorpusConfig) -> int:
+    """An upper estimate of the corpus' size on disk: its texts and ids, uncompressed, before they are made."""
+    line = 48 + (items["title"].str.len_bytes().mean() or 0)  # type: ignore[operator]
+    downstream = events.filter(pl.col("domain").is_in(config.downstream))
+    held_out = 2 * downstream.select(pl.struct("user_id", "domain").n_unique()).item()
+    per_example = config.history_length + config.candidates + 4
+    lines = (len(events) - len(downstream)) * len(config.sequences) * 1.1 + held_out * per_example
+    lines += len(downstream) * (per_example if config.train_targets == "every" else 2)
+    return int(lines * line + 4 * items.estimated_size()) + (1 << 20)
+
+
+def _roles(items: pl.DataFrame, config: CorpusConfig) -> dict[str, dict[str, str]]:
+    """Slug and role of each domain, after the checks that need no events."""
+    domains = items["domain"].unique().sort().to_list()
+    if unknown := [domain for domain in config.downstream if domain not in domains]:
+        raise InputError(
+            f"`downstream` names {unknown[0]!r}, which is no domain of this source; it has {', '.join(domains)}"
+        )
+    if len(config.downstream) == len(domains):
+        raise InputError("every domain is in `downstream`: none is left for pre-training; keep one out")
+    sizes = dict(items.group_by("domain").len().iter_rows())
+    for domain in config.downstream:
+        if sizes[domain] < config.candidates:
+            raise InputError(
+                f"`candidates` is {config.candidates} and domain {domain!r} has {sizes[domain]} items; "
+                "ask for fewer candidates, or loosen `filters`"
+            )
+    slugs = domain_slugs(domains)
+    return {d: {"slug": slugs[d], "role": "downstream" if d in config.downstream else "cpt"} for d in domains}
+
+
+def _read_events(behaviors: Behaviors, config: CorpusConfig) -> pl.DataFrame:
+    """user_id, domain, item_id, timestamp, clock (order across domains, or null), sorted by user."""
+    clock = pl.lit(None, pl.Int64)
+    if behaviors.about.order == "time":
+        clock = pl.col("timestamp")
+    elif ALL_DOMAIN_POSITION in behaviors.interactions.collect_schema():
+        clock = pl.col(ALL_DOMAIN_POSITION)
+    rows = behaviors.interactions.select("user_id", "domain", "item_id", "timestamp", clock=clock)
+    events = rows.collect(engine="streaming")
+    if config.pseudonymise:
+        users = events["user_id"].unique().sort()
+        names = pl.DataFrame({"user_id": users, "pseudonym": pl.Series(pseudonymise(users.to_list()), dtype=pl.String)})
+        events = events.join(names, on="user_id", how="left").with_columns(user_id="pseudonym").drop("pseudonym")
+    return events.sort("user_id", "domain", "timestamp", "item_id")
+
+
+def _tokenizer(config: CorpusConfig, items: pl.DataFrame, folder: Path) -> tuple[PreTrainedTokenizerBase, str]:
+    from transformers import AutoTokenizer
+
+    from cprec_hf.corpus.tokenizer import train_tokenizer
+
+    if isinstance(config.tokenizer, TokenizerConfig):
+        texts = tokenizer_texts(items, load_template(TEMPLATE_VERSION))
+        return train_tokenizer(texts, config.tokenizer.vocab_size, folder / TOKENIZER), TOKENIZER
+    try:
+        return AutoTokenizer.from_pretrained(config.tokenizer), config.tokenizer
+    except (OSError, ValueError) as error:
+        raise InputError(f"`tokenizer` {config.tokenizer!r} cannot be loaded: {error}") from None
+
+
+def _require_room(
+    config: CorpusConfig, catalogue: Catalogue, header_tokens: Mapping[str | None, int], block_tokens: int
+) -> None:
+    """Every window must have room for its header and two of the longest item lines."""
+    widest = catalogue.widest
+    block = block_tokens + config.candidates * widest if config.candidate_list_in_prompt else 0
+    domain, header = max(header_tokens.items(), key=lambda pair: pair[1])
+    need = header + block + 2 * widest
+    if need > config.window_tokens:
+        shown = f", {config.candidates} candidates up to {block}" if block else ""
+        raise InputError(
+            f"`window_tokens` is {config.window_tokens}; the header of {domain or 'all domains'} takes {header} tokens"
+            f"{shown} and two titles up to {2 * widest}: raise `window_tokens` to {need} or lower `max_title_tokens`"
+        )
+
+
+def _catalogue_table(catalogue: Catalogue, domain: str) -> pa.Table:
+    return catalogue.of(domain).select(CATALOGUE.names).to_arrow().cast(CATALOGUE)
+
+
+def _domain_facts(
+    events: pl.DataFrame, items: pl.DataFrame, roles: Mapping[str, Mapping[str, str]]
+) -> dict[str, dict[str, Any]]:
+    active = events.group_by("domain").agg(users=pl.col("user_id").n_unique(), interactions=pl.len())
+    counts = items.group_by("domain").agg(items=pl.len()).join(active, on="domain", how="left").fill_null(0)
+    by_domain = {row["domain"]: row for row in counts.sort("domain").to_dicts()}
+    return {
+        domain: {key: by_domain[domain][key] for key in ("users", "items", "interactions")} | dict(roles[domain])
+        for domain in roles
+    }
+
+
+def _counts(folder: Path) -> dict[str, dict[str, int]]:
+    order = {name: i for i, name in enumerate(("train", "validation", "test"))}
+    counts: dict[str, dict[str, int]] = {}
+    for path in sorted(folder.glob("*/*.parquet"), key=lambda p: (p.parent.name, order[p.stem])):
+        counts.setdefault(path.parent.name, {})[path.stem] = pq.read_metadata(path).num_rows
+    return counts
+
+
+def _write_facts(folder: Path, facts: Mapping[str, Any]) -> None:
+    from cprec_hf.hub.cards import render_dataset_card
+
+    (folder / FACTS).write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    (folder / "README.md").write_text(render_dataset_card(facts), encoding="utf-8")
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("cprec-hf")
+    except PackageNotFoundError:  # run from a checkout that was never installed
+        return "not installed"
+
+
+def _next(bar: tqdm, step: str) -> None:
+    bar.update()
+    bar.set_postfix_str("")
+    bar.set_description(f"corpus: {step}")

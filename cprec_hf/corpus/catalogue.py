@@ -1,0 +1,87 @@
+"""The catalogue of a corpus: every item with the one title that everything after uses, and its document."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import polars as pl
+
+from cprec_hf.behaviors.titles import clean_title
+from cprec_hf.corpus.encoder import Encoder
+from cprec_hf.corpus.template import DELIMITER, Template
+from cprec_hf.corpus.titles import cut_titles
+
+ITEM_COLUMNS = ["item_id", "domain", "title", "full_title", "text"]
+DOCUMENTS_PER_HEADER = 20
+"""A tokenizer is trained on one header per so many item documents, so that headers get short too. Our choice."""
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """All items, sorted by (domain, item_id), and what cutting their titles did.
+
+    Attributes:
+        items: `ITEM_COLUMNS` and `tokens`, the tokens of title + delimiter.
+        cut: titles that were cut.
+        collisions: distinct titles that became one by it. Their items are kept: an item is its id.
+    """
+
+    items: pl.DataFrame
+    cut: int
+    collisions: int
+
+    @property
+    def widest(self) -> int:
+        """Tokens of the longest item line."""
+        return int(self.items.select(pl.col("tokens").max()).item())
+
+    def of(self, domain: str) -> pl.DataFrame:
+        """The items of one domain, sorted by item_id."""
+        return self.items.filter(pl.col("domain") == domain)
+
+
+def read_items(items: pl.LazyFrame) -> pl.DataFrame:
+    """item_id, domain, title, description (null where there is none), cleaned, sorted by (domain, item_id)."""
+    if "description" not in items.collect_schema():
+        items = items.with_columns(description=pl.lit(None, pl.String))
+    cleaned = clean_title(pl.col("description").cast(pl.String))
+    frame = items.select("item_id", "domain", "title", description=pl.when(cleaned != "").then(cleaned))
+    return frame.sort("domain", "item_id").collect(engine="streaming")
+
+
+def make_catalogue(items: pl.DataFrame, encoder: Encoder, template: Template, max_title_tokens: int) -> Catalogue:
+    """Cut the titles of `read_items` to `max_title_tokens` and write each item's document.
+
+    Raises:
+        InputError: a title that cannot be cut so short.
+    """
+    titles, n_cut, collisions = cut_titles(items["title"].to_list(), encoder, max_title_tokens)
+    frame = items.with_columns(title=pl.Series(titles, dtype=pl.String), full_title="title")
+    tokens = encoder.segments((frame["title"] + DELIMITER).to_arrow()).lengths
+    frame = frame.with_columns(text=_documents(frame, template), tokens=pl.Series(tokens, dtype=pl.Int32))
+    return Catalogue(frame.select(*ITEM_COLUMNS, "tokens"), n_cut, collisions)
+
+
+def tokenizer_texts(items: pl.DataFrame, template: Template) -> Iterator[str]:
+    """What a tokenizer of this corpus is trained on: all item documents, and headers now and then."""
+    yield from frame_documents(items, template)
+    for domain, n in items.group_by("domain").len().sort("domain").iter_rows():
+        yield from [template.prompt(domain, [], [])] * (1 + n // DOCUMENTS_PER_HEADER)
+        yield from [template.header(None)] * (1 + n // DOCUMENTS_PER_HEADER)
+
+
+def frame_documents(items: pl.DataFrame, template: Template) -> list[str]:
+    """The item documents of rows with domain, title and description."""
+    return items.select(_documents(items, template)).to_series().to_list()
+
+
+def _documents(items: pl.DataFrame, template: Template) -> pl.Expr:
+    """`template.item_document` as an expression: its first line per domain, then the title and the description."""
+    domains = items["domain"].unique().to_list()
+    openings = [template.item_document(domain, "").removesuffix(DELIMITER) for domain in domains]
+    opening = pl.col("domain").replace_strict(domains, openings, return_dtype=pl.String)
+    description = (
+        pl.when(pl.col("description").is_not_null()).then(pl.col("description") + DELIMITER).otherwise(pl.lit(""))
+    )
+    return opening + pl.col("title") + DELIMITER + description

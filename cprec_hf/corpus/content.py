@@ -1,0 +1,69 @@
+"""A corpus' content as one number: SHA-256 of the values in its Parquet files, however compressed."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+BATCH_ROWS = 1 << 15
+
+
+def content_sha256(folder: str | Path) -> str:
+    """The hash of all `*/*.parquet` of a corpus, in order of their paths, columns in theirs. 64 hex digits."""
+    folder = Path(folder)
+    total = hashlib.sha256()
+    for path in sorted(folder.glob("*/*.parquet")):
+        total.update(f"{path.relative_to(folder).as_posix()}\0".encode())
+        total.update(bytes.fromhex(table_sha256(path)))
+    return total.hexdigest()
+
+
+def candidates_sha256(folder: str | Path) -> str:
+    """The hash of who is asked what among which candidates, in all held-out rows of a corpus. 64 hex digits."""
+    total, columns = hashlib.sha256(), ["user_id", "target", "candidates"]
+    for path in sorted(path for path in Path(folder).glob("sft-*/*.parquet") if path.stem != "train"):
+        total.update(f"{path.parent.name}/{path.name}\0{table_sha256(path, columns)}\0".encode())
+    return total.hexdigest()
+
+
+def table_sha256(path: str | Path, columns: list[str] | None = None) -> str:
+    """The hash of a Parquet file's values, of `columns` only if given."""
+    with pq.ParquetFile(path) as file:
+        names = columns or file.schema_arrow.names
+        return _sha256(names, file.iter_batches(BATCH_ROWS, columns=names))
+
+
+def _sha256(names: list[str], batches: Iterable[pa.RecordBatch]) -> str:
+    """Every part of every column (lengths, validity, bytes) has its own digest, so chunks leave no trace."""
+    parts: dict[str, hashlib._Hash] = {}
+    for batch in batches:
+        for name in names:
+            _feed(parts, name, batch.column(name))
+    total = hashlib.sha256()
+    for name in sorted(parts):
+        total.update(f"{name}\0{parts[name].hexdigest()}\0".encode())
+    return total.hexdigest()
+
+
+def _feed(parts: dict[str, hashlib._Hash], name: str, values: pa.Array) -> None:
+    def feed(part: str, data: np.ndarray) -> None:
+        parts.setdefault(f"{name}.{part}", hashlib.sha256()).update(np.ascontiguousarray(data).view(np.uint8).tobytes())
+
+    feed("valid", values.is_valid().to_numpy(zero_copy_only=False))
+    values = values.drop_null()
+    if pa.types.is_list(values.type):
+        feed("lengths", np.diff(np.asarray(values.offsets)).astype("<i8"))
+        _feed(parts, f"{name}[]", values.flatten())
+    elif pa.types.is_string(values.type):
+        offsets = np.frombuffer(values.buffers()[1], "<i4")[values.offset : values.offset + len(values) + 1]
+        data = values.buffers()[2]
+        bytes_ = np.frombuffer(data, np.uint8) if data is not None else np.zeros(0, np.uint8)
+        feed("lengths", np.diff(offsets).astype("<i8"))
+        feed("bytes", bytes_[offsets[0] : offsets[-1]] if len(offsets) else bytes_[:0])
+    else:
+        feed("values", values.cast(pa.int64()).to_numpy().astype("<i8"))

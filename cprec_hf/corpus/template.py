@@ -1,0 +1,81 @@
+"""The prompt template: one surface for CPT documents, zero-shot prompts, SFT rows and serving.
+
+A behaviour document is a header line and one line per item, oldest first; a prompt is such a document without its last
+line, and the completion is that line. So a model that was only ever trained on documents can rank at once. Everything
+is made of lines that end with `DELIMITER`, which no cleaned title contains. The paper asks for one purely textual
+template for all domains and does not print it; the wording is our choice, and any change of it is a new version.
+
+    >>> print(load_template("1").prompt("Books", ["Dune", "Emma"]), end="")
+    A user's history in Books, oldest first:
+    Dune
+    Emma
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cprec_hf.errors import InputError
+
+TEMPLATE_VERSION = "1"
+DELIMITER = "\n"
+
+
+@dataclass(frozen=True)
+class Template:
+    """The wording of one template version. Titles are handed in cleaned and cut; every method is a pure function."""
+
+    version: str = TEMPLATE_VERSION
+
+    def header(self, domain: str | None) -> str:
+        """The first line of a history in `domain`, or, with `None`, across all domains, delimiter included.
+
+        Raises:
+            InputError: the domain's name holds the delimiter, so the header would be read as two lines.
+        """
+        place = "across all domains" if domain is None else f"in {_one_line(domain)}"
+        return f"A user's history {place}, oldest first:{DELIMITER}"
+
+    def line(self, title: str) -> str:
+        """One item's line: its title and the delimiter. The completion of an SFT row is the target's line."""
+        return title + DELIMITER
+
+    def prompt(self, domain: str | None, titles: Sequence[str], candidates: Sequence[str] | None = None) -> str:
+        """A history as text: the header and the titles' lines, oldest first.
+
+        Args:
+            domain: the domain of the history, `None` for all domains mixed.
+            titles: the titles of the history, oldest first; may be empty.
+            candidates: titles to choose among. Their block stands before the header, so that the rest still reads as
+                a document of the corpus.
+        """
+        history = self.header(domain) + "".join(map(self.line, titles))
+        if candidates is None:
+            return history
+        return self.line("Candidates:") + "".join(map(self.line, candidates)) + history
+
+    def item_document(self, domain: str, title: str, description: str | None = None) -> str:
+        """What an item is, without any behaviour: the text a base model learns a domain's words from."""
+        lines = [f"An item in {_one_line(domain)}:", title] + ([description] if description else [])
+        return "".join(map(self.line, lines))
+
+
+def load_template(version: str) -> Template:
+    """The template of that version, as `cprec.json` and `cprec-corpus.json` name it.
+
+    Raises:
+        InputError: this release does not know the version.
+    """
+    if version != TEMPLATE_VERSION:
+        raise InputError(
+            f"template version {version!r} is unknown to this release of cprec_hf, which knows {TEMPLATE_VERSION!r}; "
+            "install the release that made the corpus or the model"
+        )
+    return Template(version)
+
+
+def _one_line(domain: str) -> str:
+    if DELIMITER in domain:
+        raise InputError(f"domain {domain!r} holds the template's delimiter {DELIMITER!r}; rename the domain")
+    return domain

@@ -1,0 +1,1 @@
+"""Evaluation: the protocol, baselines and ceilings, significance, the report with its plots."""

@@ -1,0 +1,85 @@
+"""What an evaluation recipe may say (`recipes/<model>/evaluate.yaml`), checked before any work starts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from cprec_hf.errors import InputError
+
+Kind = Literal[
+    "model",
+    "item_knn",
+    "title_overlap",
+    "popularity",
+    "random",
+    "candidate_memoriser",
+    "latent_oracle",
+    "bayes_oracle",
+]
+ORACLES = ("latent_oracle", "bayes_oracle")
+
+
+@dataclass(frozen=True)
+class MethodConfig:
+    """One row of the table."""
+
+    name: str
+    """What the row is called."""
+    kind: Kind
+    """`model`, a baseline, or a ceiling of a simulated marketplace."""
+    model: str | None = None
+    """kind model: repo or folder for `Recommender.from_pretrained`."""
+    revision: str | None = None
+    """kind model: branch, tag or commit of the repo."""
+    score: Literal["sum", "mean", "pmi"] = "sum"
+    """kind model: how token log-probabilities make a title's score; see `Recommender.rank`."""
+
+    def __post_init__(self) -> None:
+        """Raise `InputError` if `model` is missing, or given where it means nothing."""
+        if self.kind == "model" and not self.model:
+            raise InputError(f"method {self.name!r} is of kind model; give `model`, a folder or repo id")
+        if self.kind != "model" and (self.model or self.revision or self.score != "sum"):
+            raise InputError(
+                f"method {self.name!r} is of kind {self.kind}, which takes no `model`, `revision` or `score`"
+            )
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """An evaluation: one split of one downstream domain, scored by each method on the same frozen candidates."""
+
+    corpus: str
+    """Corpus repo or folder."""
+    domain: str
+    """Downstream domain of the corpus."""
+    output: str
+    """Folder to write: results.json, per_user.parquet, report.md and the plots."""
+    methods: list[MethodConfig]
+    """Rows of the table, in order."""
+    corpus_revision: str | None = None
+    """Branch, tag or commit of the corpus repo."""
+    split: Literal["test", "validation"] = "test"
+    """Rows to score. Baselines choose their settings on `validation` whatever stands here."""
+    reference: list[str] = field(default_factory=list)
+    """Names of methods: p-values are against the best of these, chosen anew for each metric. Empty: no p-values."""
+    k: list[int] = field(default_factory=lambda: [1, 5, 10])
+    """Cut-offs of the metrics."""
+    seed: int = 0
+    """Draws the bootstrap resamples and the random method's scores."""
+    curves: list[str] = field(default_factory=list)
+    """Output folders of training stages whose learning rate and losses are plotted, in order."""
+
+    def __post_init__(self) -> None:
+        """Raise `InputError` for values that make no evaluation."""
+        names = [method.name for method in self.methods]
+        if not names:
+            raise InputError("`methods` is empty; name at least one")
+        if repeated := sorted({name for name in names if names.count(name) > 1}):
+            raise InputError(f"`methods` has {repeated[0]!r} more than once; give each its own name")
+        if unknown := [name for name in self.reference if name not in names]:
+            raise InputError(f"`reference` names {unknown[0]!r}, which is not among the methods: {', '.join(names)}")
+        if not self.k or min(self.k) < 1 or sorted(set(self.k)) != self.k:
+            raise InputError(f"`k` is {self.k}; give whole numbers from 1 up, rising")
+        if self.seed < 0:
+            raise InputError(f"`seed` is {self.seed}; give 0 or more")

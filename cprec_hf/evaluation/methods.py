@@ -1,0 +1,188 @@
+"""One method, one array of scores: each goes through `score_method`, on the same frozen candidates."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from scipy import sparse
+
+from cprec_hf.corpus.load import load_corpus, load_facts
+from cprec_hf.corpus.memoriser import memoriser_scores
+from cprec_hf.corpus.record import ModelRecord
+from cprec_hf.errors import InputError
+from cprec_hf.evaluation import baselines
+from cprec_hf.evaluation.config import ORACLES, EvaluateConfig, MethodConfig
+from cprec_hf.evaluation.rows import Catalogue, Rows, training_interactions
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is evaluated: the rows of one split, and what methods may be fitted on."""
+
+    config: EvaluateConfig
+    facts: dict[str, Any]
+    """The corpus' `cprec-corpus.json`."""
+    splits: dict[str, pa.Table]
+    """train, validation and test of the domain's fine-tuning config."""
+    catalogue: Catalogue
+    rows: Rows
+    """The rows that are scored."""
+
+    @classmethod
+    def load(cls, config: EvaluateConfig) -> Task:
+        """Read the corpus and check that every method can run on it, before any of them does.
+
+        Raises:
+            InputError: no such corpus, domain, split or model; a k larger than the candidate sets; an oracle without
+                its marketplace.
+        """
+        facts = load_facts(config.corpus, config.corpus_revision)
+        domains = facts["domains"]
+        downstream = [name for name, about in domains.items() if about["role"] == "downstream"]
+        if config.domain not in downstream:
+            raise InputError(
+                f"`domain` is {config.domain!r}; the downstream domains of {config.corpus} are {', '.join(downstream)}"
+            )
+        if max(config.k) > facts["candidates"]["count"]:
+            raise InputError(
+                f"`k` goes to {max(config.k)} and a row has {facts['candidates']['count']} candidates; lower it"
+            )
+        for method in config.methods:
+            if method.model is not None:
+                ModelRecord.load(method.model, method.revision)
+            if method.kind in ORACLES and facts["source"].get("kind") != "marketplace":
+                raise InputError(
+                    f"method {method.name!r} is of kind {method.kind}, which only a corpus of the simulated "
+                    f"marketplace has; {config.corpus} comes from {facts['source'].get('kind')!r}"
+                )
+        name = f"sft-{domains[config.domain]['slug']}"
+        splits = {
+            split: rows.with_format("arrow")[:]
+            for split, rows in load_corpus(config.corpus, name, config.corpus_revision).items()
+        }
+        items = load_corpus(config.corpus, "items", config.corpus_revision)["train"].with_format("arrow")[:]
+        catalogue = Catalogue.from_items(items, config.domain)
+        rows = _rows(splits, config.split, catalogue, config.corpus)
+        return cls(config, facts, splits, catalogue, rows)
+
+    @cached_property
+    def train(self) -> sparse.csr_array:
+        """Who did what before the cut, 0/1 [training users, items]."""
+        return training_interactions(self._split("train"), self.catalogue, f"{self.config.corpus}, train")
+
+    @cached_property
+    def validation(self) -> Rows:
+        """The rows baselines choose their settings on."""
+        return _rows(self.splits, "validation", self.catalogue, self.config.corpus)
+
+    def _split(self, name: str) -> pa.Table:
+        return _table(self.splits, name, self.config.corpus)
+
+
+def score_method(method: MethodConfig, task: Task) -> tuple[np.ndarray, dict[str, Any]]:
+    """Scores float64 [rows, candidates] of `task.rows`, higher is better, and what is to be recorded of the method.
+
+    Raises:
+        InputError: the method cannot run here (see `Task.load`, `Recommender.from_pretrained`, `MarketplaceOracle`).
+        ValueError: the method gave scores of another shape, or NaN.
+    """
+    record: dict[str, Any] = {}
+    if method.kind == "model":
+        scores, record = _model(method, task)
+    elif method.kind in ORACLES:
+        scores = _oracle(method.kind, task)
+    elif method.kind == "random":
+        scores, record = baselines.random_scores(task.rows, task.config.seed), {"seed": task.config.seed}
+    elif method.kind == "popularity":
+        scores = baselines.popularity(task.train, task.rows)
+    elif method.kind == "item_knn":
+        setting, record = baselines.choose(
+            baselines.ITEM_KNN_GRID,
+            lambda s: baselines.item_knn(task.train, task.validation, s),
+            task.validation,
+            max(task.config.k),
+        )
+        scores = baselines.item_knn(task.train, task.rows, setting)
+    elif method.kind == "title_overlap":
+        vectors = baselines.title_vectors(task.catalogue.titles)
+        setting, record = baselines.choose(
+            baselines.TITLE_OVERLAP_GRID,
+            lambda s: baselines.title_overlap(vectors, task.validation, s),
+            task.validation,
+            max(task.config.k),
+        )
+        scores = baselines.title_overlap(vectors, task.rows, setting)
+    else:
+        scores, record = _memoriser(task)
+    scores = np.asarray(scores, dtype=np.float64)
+    if scores.shape != task.rows.candidates.shape:
+        raise ValueError(
+            f"method {method.name!r} gave scores {scores.shape} for candidates {task.rows.candidates.shape}"
+        )
+    if np.isnan(scores).any():
+        row = int(np.isnan(scores).any(axis=1).argmax())
+        raise ValueError(f"method {method.name!r} gave NaN scores, first in row {row}; NaN has no rank")
+    return scores, record
+
+
+def _model(method: MethodConfig, task: Task) -> tuple[np.ndarray, dict[str, Any]]:
+    from cprec_hf.ranking.recommender import Recommender
+
+    assert method.model is not None
+    recommender = Recommender.from_pretrained(method.model, revision=method.revision)
+    table = task.rows.table
+    scores = recommender.rank(
+        table["history"].to_pylist(), table["candidates"].to_pylist(), domain=task.config.domain, score=method.score
+    )
+    return scores, {"record": asdict(ModelRecord.load(method.model, method.revision))}
+
+
+def _memoriser(task: Task) -> tuple[np.ndarray, dict[str, Any]]:
+    """The lookup from candidate set to target, learnt on every other split's rows that have candidates."""
+    tables = [table for name, table in task.splits.items() if name != task.config.split]
+    known = pa.concat_tables([t.select(["candidates", "target"]) for t in tables])
+    known = known.filter(pc.equal(pc.list_value_length(known["candidates"]), task.rows.candidates.shape[1]))
+    scores = memoriser_scores(known["candidates"], known["target"].to_pylist(), task.rows.table["candidates"])
+    return scores, {"known_rows": len(known)}
+
+
+def _oracle(kind: str, task: Task) -> np.ndarray:
+    from cprec_hf.behaviors.marketplace import Marketplace, MarketplaceConfig
+    from cprec_hf.behaviors.marketplace_oracle import MarketplaceOracle
+    from cprec_hf.corpus.pseudonyms import pseudonymise
+    from cprec_hf.recipes import from_mapping
+
+    world = {key: value for key, value in task.facts["source"].items() if key != "kind"}
+    market = Marketplace(from_mapping(world, MarketplaceConfig, f"{task.config.corpus}: source"))
+    oracle = MarketplaceOracle(market, task.config.domain)
+    raw = oracle.events["user_id"].unique(maintain_order=True).to_list()
+    known = dict(zip(raw, raw, strict=True))
+    if not set(task.rows.user_ids) <= known.keys():
+        known = dict(zip(pseudonymise(raw), raw, strict=True))
+        if missing := sorted(set(task.rows.user_ids) - known.keys()):
+            raise InputError(
+                f"{task.config.corpus}: user {missing[0]} is nobody of its marketplace under this machine's key; "
+                "oracles need the key the corpus was built with (CPREC_USER_KEY)"
+            )
+    users = [known[user] for user in task.rows.user_ids]
+    table = task.rows.table
+    of_row, times = np.array(users)[task.rows.users].tolist(), table["timestamp"].to_numpy()
+    candidates = table["candidates"].to_pylist()
+    if kind == "latent_oracle":
+        return oracle.latent_scores(of_row, times, candidates)
+    return oracle.bayes_scores(of_row, times, table["history"].to_pylist(), candidates)
+
+
+def _table(splits: dict[str, pa.Table], name: str, corpus: str) -> pa.Table:
+    if name not in splits:
+        raise InputError(f"{corpus}: no {name} split; it has {', '.join(splits)}")
+    return splits[name]
+
+
+def _rows(splits: dict[str, pa.Table], name: str, catalogue: Catalogue, corpus: str) -> Rows:
+    return Rows.from_table(_table(splits, name, corpus), catalogue, f"{corpus}, {name}")

@@ -1,0 +1,197 @@
+"""Score every method on the same frozen candidates, user by user, and write the report.
+
+    cprec evaluate --config recipes/tiny/evaluate.yaml
+
+Metrics are taken per row with ties in expectation (`metrics/ranking_at_k`), averaged within each user, then over users.
+Intervals and p-values come from resampling users, the same ones for every method (`significance`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import gc
+import time
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from cprec_hf.evaluation.config import EvaluateConfig, MethodConfig
+from cprec_hf.evaluation.methods import Task, score_method
+from cprec_hf.evaluation.report import console_table, printable, write_report
+from cprec_hf.evaluation.significance import RESAMPLES, bootstrap_means, compare, estimate
+from cprec_hf.files import atomic_folder, require_free_space
+from cprec_hf.metrics.ranking_at_k.ranking_at_k import ranking_at_k
+from cprec_hf.recipes import read_recipe
+
+RESULTS_FORMAT = 1
+
+
+def run_evaluation(config: EvaluateConfig, *, overwrite: bool = False) -> Path:
+    """Run the evaluation and write `results.json`, `per_user.parquet`, `report.md` and the plots, whole or not at all.
+
+    Args:
+        config: what to evaluate, on what.
+        overwrite: whether an existing output folder may be replaced.
+
+    Returns:
+        The output folder.
+
+    Raises:
+        InputError: before any scoring: the output exists, or something the config names is missing or does not fit.
+    """
+    from cprec_hf.evaluation.plots import Curve
+
+    with atomic_folder(config.output, overwrite=overwrite) as folder:
+        curves = [Curve.read(stage) for stage in config.curves]
+        task = Task.load(config)
+        require_free_space(
+            config.output, 16 * len(task.rows.user_ids) * len(config.methods) * len(config.k) * 4 + 10**7
+        )
+        per_user, records = _score_all(task)
+        results = {
+            **_about(task),
+            "reference": _references(config, per_user),
+            "methods": _summaries(config, per_user, records),
+        }
+        _write_per_user(folder / "per_user.parquet", task, per_user)
+        write_report(folder, results, curves)
+        table = console_table(results)
+    print(f"\n{table}\n\nwritten to {config.output}")
+    return Path(config.output)
+
+
+def _score_all(task: Task) -> tuple[dict[str, dict[str, np.ndarray]], dict[str, dict[str, Any]]]:
+    """Per method: metrics [users] by name, and what is recorded of it. Prints a line and an estimate for each."""
+    config, rows = task.config, task.rows
+    per_user: dict[str, dict[str, np.ndarray]] = {}
+    records: dict[str, dict[str, Any]] = {}
+    print(
+        f"{config.domain}, {config.split}: {len(rows.user_ids):,} users, {len(rows):,} rows of "
+        f"{rows.candidates.shape[1]} candidates, {len(config.methods)} methods",
+        flush=True,
+    )
+    spent = {True: [0.0, 0], False: [0.0, 0]}  # seconds and methods, of models and of others
+    width = max(len(method.name) for method in config.methods)
+    for i, method in enumerate(config.methods, start=1):
+        start, is_model = time.perf_counter(), method.kind == "model"
+        scores, records[method.name] = score_method(method, task)
+        per_row = ranking_at_k(scores, rows.relevance, config.k)
+        per_user[method.name] = {name: rows.per_user(values) for name, values in per_row.items()}
+        seconds = time.perf_counter() - start
+        spent[is_model] = [spent[is_model][0] + seconds, spent[is_model][1] + 1]
+        first = f"hr@{config.k[0]}"
+        print(
+            f"[{i}/{len(config.methods)}] {printable(method.name):<{width}}  {first} "
+            f"{per_user[method.name][first].mean():.3f}  {seconds:.1f} s{_left(config.methods[i:], spent)}",
+            flush=True,
+        )
+        gc.collect()  # the model, before the next one is loaded
+    return per_user, records
+
+
+def _left(remaining: Sequence[MethodConfig], spent: dict[bool, list[float]]) -> str:
+    """The time the remaining methods should take, from the mean of those like them; empty if none has run yet."""
+    wanted = {kind: sum((m.kind == "model") is kind for m in remaining) for kind in spent}
+    if not remaining or any(wanted[kind] and not spent[kind][1] for kind in spent):
+        return ""
+    seconds = sum(spent[kind][0] / spent[kind][1] * n for kind, n in wanted.items() if n)
+    return f", about {seconds:.0f} s left"
+
+
+def _about(task: Task) -> dict[str, Any]:
+    config, facts = task.config, task.facts
+    return {
+        "format": RESULTS_FORMAT,
+        "corpus": {
+            "location": config.corpus,
+            "revision": config.corpus_revision,
+            "name": facts["name"],
+            "content_sha256": facts["content_sha256"],
+            "candidates_sha256": facts["candidates"]["sha256"],
+            "split_policy": facts["split"],
+            "template": facts["template"],
+        },
+        "domain": config.domain,
+        "split": config.split,
+        "users": len(task.rows.user_ids),
+        "rows": len(task.rows),
+        "candidates": task.rows.candidates.shape[1],
+        "items": len(task.catalogue),
+        "k": config.k,
+        "seed": config.seed,
+        "bootstrap_resamples": RESAMPLES,
+        "curves": config.curves,
+        "versions": {
+            name: _version(name)
+            for name in ("cprec-hf", "torch", "transformers", "datasets", "numpy", "scipy", "pyarrow")
+        },
+    }
+
+
+def _references(config: EvaluateConfig, per_user: dict[str, dict[str, np.ndarray]]) -> dict[str, str]:
+    """For each metric, the best of the methods that `reference` names (the first of equals)."""
+    if not config.reference:
+        return {}
+    metrics = per_user[config.reference[0]]
+    return {m: max(config.reference, key=lambda name: float(per_user[name][m].mean())) for m in metrics}
+
+
+def _summaries(
+    config: EvaluateConfig, per_user: dict[str, dict[str, np.ndarray]], records: dict[str, dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """Per method: what it is, its metrics with intervals, and its comparison with the reference."""
+    reference = _references(config, per_user)
+    columns = [(method.name, metric) for method in config.methods for metric in per_user[method.name]]
+    values = [per_user[name][metric] for name, metric in columns]
+    gaps = [per_user[name][m] - per_user[reference[m]][m] for name, m in columns] if reference else []
+    means = bootstrap_means(np.stack(values + gaps, axis=1), config.seed)
+    summaries: dict[str, dict[str, Any]] = {
+        method.name: {**dataclasses.asdict(method), **records[method.name], "metrics": {}, "against_reference": {}}
+        for method in config.methods
+    }
+    for i, (name, metric) in enumerate(columns):
+        estimated = estimate(values[i], means[:, i])
+        summaries[name]["metrics"][metric] = dataclasses.asdict(estimated)
+        if reference and name != reference[metric]:
+            compared = compare(values[i], per_user[reference[metric]][metric], means[:, len(columns) + i])
+            summaries[name]["against_reference"][metric] = dataclasses.asdict(compared)
+    return list(summaries.values())
+
+
+def _write_per_user(path: Path, task: Task, per_user: dict[str, dict[str, np.ndarray]]) -> None:
+    """One row per user: user_id, rows, and a column `<method>/<metric>` for each method and metric."""
+    columns: dict[str, Any] = {"user_id": task.rows.user_ids, "rows": np.bincount(task.rows.users)}
+    for name, metrics in per_user.items():
+        columns |= {f"{name}/{metric}": values for metric, values in metrics.items()}
+    pq.write_table(pa.table(columns), path)
+
+
+def main(argv: Sequence[str] | None = None) -> Path:
+    """`cprec evaluate`: read a recipe, run it, print the table. Returns the output folder."""
+    parser = argparse.ArgumentParser(prog="cprec evaluate", description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("--config", required=True, help="an evaluation recipe, for example recipes/tiny/evaluate.yaml")
+    parser.add_argument("--overwrite", action="store_true", help="replace the output folder if it exists")
+    for key in ("corpus", "corpus_revision", "domain", "split", "output"):
+        parser.add_argument(f"--{key}", help="in place of the recipe's")
+    parser.add_argument("--seed", type=int, help="in place of the recipe's")
+    given = vars(parser.parse_args(argv))
+    recipe, overwrite = given.pop("config"), given.pop("overwrite")
+    config = read_recipe(recipe, EvaluateConfig, {key: value for key, value in given.items() if value is not None})
+    return run_evaluation(config, overwrite=overwrite)
+
+
+def _version(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:  # a checkout that is run without being installed
+        return "checkout"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,175 @@
+"""The report: `results.json` with everything recorded, `report.md` for people, and the same table for the console.
+
+Names of methods, domains, corpora and models come from users: in `report.md` they are escaped, so that they stay text.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cprec_hf.evaluation.config import ORACLES
+
+if TYPE_CHECKING:
+    from cprec_hf.evaluation.plots import Curve
+
+
+def write_report(folder: Path, results: Mapping[str, Any], curves: Sequence[Curve]) -> None:
+    """Write results.json, the plots and report.md into an existing folder.
+
+    Args:
+        folder: where to.
+        results: what `run_evaluation` gathered.
+        curves: learning curves of training stages; none, no such plots.
+    """
+    from cprec_hf.evaluation.plots import plot_comparison, plot_learning_rates, plot_losses
+
+    text = json.dumps(results, indent=2, ensure_ascii=False, allow_nan=False)
+    (folder / "results.json").write_text(text + "\n", encoding="utf-8")
+    figures = {"comparison.png": "The methods with their 95 % intervals; dashed lines: what could be reached."}
+    plot_comparison(results, folder / "comparison.png")
+    if curves:
+        plot_learning_rates(curves, folder / "learning_rate.png")
+        plot_losses(curves, folder / "losses.png")
+        figures["learning_rate.png"] = "Learning rate over steps, phases shaded."
+        figures["losses.png"] = "Losses over steps (below) and tokens (above)."
+    (folder / "report.md").write_text(markdown(results, figures), encoding="utf-8")
+
+
+def headline_metrics(ks: Sequence[int]) -> list[str]:
+    """The metrics of the table: hr at every k but the last (or the only one), and ndcg at the last."""
+    return [f"hr@{k}" for k in (ks[:-1] or ks)] + [f"ndcg@{ks[-1]}"]
+
+
+def console_table(results: Mapping[str, Any]) -> str:
+    """The table as aligned plain text."""
+    head, body = _cells(results)
+    rows = [[printable(cell) for cell in row] for row in [head, *body]]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))])
+        for row in rows
+    ]
+    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:], *(f"  {n}" for n in _notes(results, printable))])
+
+
+def markdown(results: Mapping[str, Any], figures: Mapping[str, str]) -> str:
+    """`report.md`.
+
+    Args:
+        results: what `run_evaluation` gathered.
+        figures: file names beside the report, with their captions.
+    """
+    corpus, head, body = results["corpus"], *_cells(results)
+    lines = [
+        f"# {escape(results['domain'])}: {escape(results['split'])} split of {escape(corpus['name'])}",
+        "",
+        "| " + " | ".join(head) + " |",
+        "|---|" + "---:|" * (len(head) - 1),
+        *("| " + " | ".join([escape(row[0]), *row[1:]]) + " |" for row in body),
+        "",
+        *(f"{note}\n" for note in _notes(results, escape)),
+    ]
+    for file, caption in figures.items():
+        lines += [f"![{caption}]({file})", "", caption, ""]
+    lines += ["## Protocol", "", *(f"- {line}" for line in _protocol(results)), "", "## Methods", ""]
+    lines += [f"- **{escape(m['name'])}**: {_method(m)}" for m in results["methods"]]
+    versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
+    lines += ["", "## Where it comes from", ""]
+    location = corpus["location"] + (f" at {corpus['revision']}" if corpus["revision"] else "")
+    lines += [
+        f"- Corpus {escape(location)}, content sha256 `{escape(corpus['content_sha256'])}`, "
+        f"candidates sha256 `{escape(corpus['candidates_sha256'])}`.",
+        f"- {escape(versions)}.",
+        "- Every number with its interval is in `results.json`, every user's in `per_user.parquet`.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def printable(text: object) -> str:
+    """One line: line breaks, tabs and control characters become single spaces."""
+    return " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
+
+
+def escape(text: object) -> str:
+    """Untrusted text as text in Markdown and HTML: one line, no markup, no links, no table borders."""
+    line = re.sub(r"([\\`*_{}\[\]#|~$@:!])", r"\\\1", printable(text))
+    return re.sub(r"(?i)\bwww\.", lambda m: m[0][:-1] + "\\.", html.escape(line, quote=False))
+
+
+def _cells(results: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    metrics, reference = headline_metrics(results["k"]), results["reference"]
+    tested = [m for m in (metrics[0], metrics[-1]) if reference]
+    head = ["method", *(f"{m} [95 %]" for m in metrics), "n", *(f"gain {m} (p boot / t)" for m in tested)]
+    body = []
+    for method in results["methods"]:
+        row = [method["name"]]
+        for metric in metrics:
+            value = method["metrics"][metric]
+            row.append(f"{value['mean']:.3f} [{value['low']:.3f}, {value['high']:.3f}]")
+        row.append(f"{results['users']:,}")
+        for metric in tested:
+            compared = method["against_reference"].get(metric)
+            row.append(_gain(compared) if compared else "reference")
+        body.append(row)
+    return head, body
+
+
+def _gain(compared: Mapping[str, Any]) -> str:
+    p = [f"{compared[key]:.3f}" if compared[key] >= 0.001 else "<.001" for key in ("p_bootstrap", "p_t")]
+    return f"{compared['difference']:+.3f} ({p[0]} / {p[1]})"
+
+
+def _notes(results: Mapping[str, Any], shown: Callable[[object], str]) -> list[str]:
+    """Lines under the table; `shown` makes untrusted names safe for where they stand."""
+    notes = []
+    if results["reference"]:
+        metrics = headline_metrics(results["k"])
+        against = "; ".join(f"{m}: {shown(results['reference'][m])}" for m in (metrics[0], metrics[-1]))
+        notes.append(
+            f"gain: over the reference ({against}); p: paired over users, by bootstrap and by t-test, two-sided, not "
+            "corrected for the number of rows."
+        )
+    corpus_hash = results["corpus"]["content_sha256"]
+    strangers = [m["name"] for m in results["methods"] if "record" in m and m["record"]["corpus_hash"] != corpus_hash]
+    if strangers:
+        notes.append(f"Trained on another corpus than the one evaluated: {', '.join(map(shown, strangers))}.")
+    return notes
+
+
+def _protocol(results: Mapping[str, Any]) -> list[str]:
+    policy = results["corpus"]["split_policy"]["policy"]
+    return [
+        f"{results['users']:,} users, {results['rows']:,} rows, split policy {escape(policy)}; each row ranks the same "
+        f"{results['candidates']} frozen candidates for every method, out of {results['items']:,} items.",
+        "Models score by log-likelihood, never by parsing generated text. Ties count as the mean over their orders.",
+        "A user's value is the mean over the user's rows; a method's is the mean over users.",
+        f"95 % percentile intervals and bootstrap p-values from {results['bootstrap_resamples']:,} resamples of users, "
+        f"the same for all methods (seed {results['seed']}).",
+        "The reference is the best of the methods named as such, chosen for each metric by its value here.",
+        "Popularity and item-kNN are fitted on training events only; histories, which every method is given, hold all "
+        "the user did before the target, in the test split the validation events too.",
+        "Item-kNN and title-word overlap chose their settings on the validation split.",
+    ]
+
+
+def _method(method: Mapping[str, Any]) -> str:
+    parts = [escape(method["kind"])]
+    if method["kind"] == "model":
+        record = method["record"]
+        source = method["model"] + (f" at {method['revision']}" if method["revision"] else "")
+        parts += [
+            f"{escape(source)}, score {escape(method['score'])}",
+            f"stage {escape(record['stage'])} from {escape(record['base'])}",
+            f"{record['tokens']:,} tokens, seed {record['seed']}",
+        ]
+    elif method["kind"] in ORACLES:
+        parts.append("a ceiling: it knows the simulated marketplace's parameters")
+    if "chosen" in method:
+        chosen = ", ".join(f"{key} {value}" for key, value in method["chosen"].items())
+        parts.append(escape(f"{chosen} ({method['by']} {method['validation']:.3f}, best of {method['grid']} settings)"))
+    return "; ".join(parts) + "."

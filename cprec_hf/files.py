@@ -1,0 +1,71 @@
+"""Write whole or not at all: a temporary name beside the target, then a rename."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from cprec_hf.errors import InputError
+
+
+@contextmanager
+def atomic_file(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; on success rename it over `path`, on any exception remove it."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(path: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """Yield an empty temporary folder beside `path`; on success it takes the place of `path`.
+
+    On any exception, Ctrl-C included, the temporary folder is removed and whatever stood at `path` still stands.
+
+    Raises:
+        InputError: `path` exists already and `overwrite` is false (said before any work starts).
+    """
+    path = Path(path)
+    refuse_existing(path, overwrite=overwrite)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    stem = f".{path.name}.{uuid.uuid4().hex[:8]}"
+    temporary, old = path.with_name(f"{stem}.tmp"), path.with_name(f"{stem}.old.tmp")
+    temporary.mkdir()
+    try:
+        yield temporary
+        if path.exists():
+            os.replace(path, old)
+        os.replace(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def refuse_existing(path: str | Path, *, overwrite: bool) -> None:
+    """Raise `InputError` if `path` exists, is not an empty folder, and may not be replaced."""
+    path = Path(path)
+    if overwrite or not path.exists() or (path.is_dir() and not any(path.iterdir())):
+        return
+    raise InputError(f"{path} exists already; choose another output folder, remove it, or pass --overwrite")
+
+
+def require_free_space(path: str | Path, n_bytes: int) -> None:
+    """Raise `InputError` before work starts if the disk that holds `path` has less than `n_bytes` free."""
+    folder = Path(path).absolute()
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    if free < n_bytes:
+        raise InputError(
+            f"{path}: about {n_bytes / 1e6:,.0f} MB are needed and {free / 1e6:,.0f} MB are free on that disk; "
+            "free some space or choose another output folder"
+        )

@@ -1,0 +1,130 @@
+"""The items of one domain as a model sees them: each distinct title encoded once, each item a pointer to its title."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from cprec_hf.corpus.encoder import Encoder
+from cprec_hf.corpus.ragged import Ragged, offsets_of
+from cprec_hf.corpus.template import Template
+from cprec_hf.errors import InputError
+
+ITEMS_FILE = "items.parquet"
+COLUMNS = ["item_id", "domain", "title", "full_title"]
+
+
+def domains_of(items: pa.Table) -> list[str]:
+    """The domains that have items, sorted."""
+    return sorted(domain for domain in pc.unique(items["domain"]).to_pylist() if domain is not None)
+
+
+class Catalogue:
+    """One domain's items.
+
+    Items that share a title (after the cut, or as far as the tokenizer can tell) share a code, hence a score; they
+    remain distinct items.
+
+    Attributes:
+        ids: item ids, string [n_items].
+        names: titles to show, uncut, string [n_items].
+        code_of: the row of `codes` of each item, int64 [n_items].
+        codes: each distinct title's line as token ids, delimiter included.
+        header: the token ids of a prompt without any history, start ids included.
+    """
+
+    def __init__(self, items: pa.Table, domain: str, encoder: Encoder, template: Template) -> None:
+        self.domain = domain
+        mine = items.filter(pc.equal(items["domain"], domain))
+        self.ids: pa.Array = mine["item_id"].cast(pa.large_string()).combine_chunks()
+        self.names: pa.Array = mine["full_title"].combine_chunks()
+        titles = mine["title"].combine_chunks().dictionary_encode()
+        lines = encoder.segments([template.line(title) for title in titles.dictionary.to_pylist()])
+        first, same = _distinct(lines)
+        self.code_of = same[np.asarray(titles.indices, dtype=np.int64)]
+        self.codes = lines.take(first)
+        self._titles: pa.Array = titles.dictionary.take(pa.array(first))
+        self.header = encoder.documents([template.header(domain)])
+        # Lines that prompts are made of: the header, then every title.
+        self._lines = Ragged(
+            np.concatenate([self.header.values, self.codes.values]),
+            offsets_of(np.concatenate([self.header.lengths, self.codes.lengths])),
+        )
+
+    def rows(self, lists: Sequence[Sequence[str]], what: str) -> tuple[np.ndarray, np.ndarray]:
+        """Item rows of lists of ids: flat rows int64 [n], and offsets int64 [n_lists + 1].
+
+        Args:
+            lists: item ids, a list a user.
+            what: what the lists are, for messages ("histories").
+
+        Raises:
+            InputError: not lists of lists of ids, or an id that this domain does not have (the nearest is named).
+        """
+        if isinstance(lists, str) or any(isinstance(row, str) for row in lists):
+            raise InputError(f"{what}: expected one list of item ids a user, found a list of ids; put it in a list")
+        try:
+            given = pa.array(list(lists), type=pa.large_list(pa.large_string()))
+        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+            raise InputError(f"{what}: expected one list of item ids (text) a user: {error}") from None
+        flat = given.flatten()
+        found = pc.index_in(flat, value_set=self.ids)
+        if found.null_count:
+            place = pc.index(found.is_null(), True).as_py()
+            user = int(np.searchsorted(np.asarray(given.offsets), place, side="right")) - 1
+            raise InputError(f"{what}[{user}]: {self._unknown(flat[place].as_py())}")
+        return np.asarray(found, dtype=np.int64), np.asarray(given.offsets, dtype=np.int64)
+
+    def prompts(self, rows: np.ndarray, offsets: np.ndarray, history_length: int, room: np.ndarray) -> Ragged:
+        """Prompts of histories, each trimmed from the left, whole items at a time.
+
+        Equal to the encoder's ids of `Template.prompt(domain, titles of the kept items)`.
+
+        Args:
+            rows: item rows of all histories, oldest first, int64 [n].
+            offsets: where each history begins, int64 [n_users + 1].
+            history_length: most items kept.
+            room: most tokens each user's prompt may take, int64 [n_users].
+
+        Returns:
+            One row of token ids a user.
+        """
+        codes = self.code_of[rows]
+        user = np.repeat(np.arange(len(room)), np.diff(offsets))
+        before = offsets_of(self.codes.lengths[codes])
+        tokens_from_here = before[offsets[1:]][user] - before[:-1]
+        items_from_here = offsets[1:][user] - np.arange(len(codes))
+        fits = tokens_from_here <= room[user] - len(self.header.values)
+        kept = fits & (items_from_here <= history_length)
+        bounds = offsets_of(np.bincount(user[kept], minlength=len(room)))
+        lines = self._lines.take(np.insert(codes[kept] + 1, bounds[:-1], 0))
+        return Ragged(lines.values, lines.offsets[bounds + np.arange(len(bounds))])
+
+    def check_fits(self, codes: np.ndarray, context: int | None) -> None:
+        """Raise `InputError` if one of these titles does not fit the model's positions even without any history."""
+        widest = int(codes[self.codes.lengths[codes].argmax()])
+        tokens, header = int(self.codes.lengths[widest]), len(self.header.values)
+        if context is not None and header + tokens - 1 > context:
+            raise InputError(
+                f"the title {self._titles[widest].as_py()!r} takes {tokens} tokens and the prompt's header {header}, "
+                f"but the model has {context} positions; cut titles shorter (max_title_tokens) in the corpus"
+            )
+
+    def _unknown(self, item: Any) -> str:
+        near = difflib.get_close_matches(str(item), self.ids.to_pylist(), n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}?" if near else f"its ids look like {self.ids[0].as_py()!r}"
+        return f"no item {item!r} among the {len(self.ids)} items of domain {self.domain!r}; {hint}"
+
+
+def _distinct(rows: Ragged) -> tuple[np.ndarray, np.ndarray]:
+    """Where each distinct row first stands, and which distinct row each row is."""
+    values = np.ascontiguousarray(rows.values, dtype=np.int32)
+    buffers = [None, pa.py_buffer(rows.offsets * values.itemsize), pa.py_buffer(values)]
+    encoded = pa.LargeBinaryArray.from_buffers(pa.large_binary(), len(rows), buffers).dictionary_encode()
+    same = np.asarray(encoded.indices, dtype=np.int64)
+    return np.unique(same, return_index=True)[1], same

@@ -1,0 +1,152 @@
+"""A causal language model in two parts: a backbone that reads batches, and a head that predicts from chosen positions.
+
+The vocabulary head is the larger part of a small model's work and memory, so it runs only on gathered positions, a
+bounded number of logits at a time. Nothing here knows about users or items; `scoring` does.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+Method = Literal["auto", "mask", "cache", "rows"]
+
+_HEAD_VALUES = 1 << 26  # logits held at once: 256 MB in float32
+
+
+def choose_method(model: Any, longest: int) -> Method:
+    """The fastest of "mask", "cache" and "rows" (see `scoring`) that is right for `model`.
+
+    Args:
+        model: a model of transformers or PEFT.
+        longest: the most tokens read for one candidate, its prefix included.
+
+    "mask" needs rotary positions, attention that takes a mask as it is (sdpa or eager), and no layer whose window is
+    that `longest` fills. "cache" needs keys and values only (no recurrent state) and positions that can be handed in.
+    """
+    base = base_model(model)
+    config = base.config.get_text_config()
+    layers = set(getattr(config, "layer_types", None) or [])
+    attends = layers <= {"full_attention", "sliding_attention"} and not base._is_stateful
+    if not attends or "position_ids" not in inspect.signature(base.forward).parameters:
+        return "rows"
+    window = getattr(config, "sliding_window", None)
+    windowed = window is not None and window <= longest and (not layers or "sliding_attention" in layers)
+    rotary = bool(getattr(config, "rope_parameters", None)) and not getattr(config, "alibi", False)
+    takes_mask = base._supports_attention_backend and config._attn_implementation in ("sdpa", "eager")
+    return "mask" if rotary and takes_mask and not windowed else "cache"
+
+
+def base_model(model: Any) -> Any:
+    """The transformers model inside a PEFT model (its layers hold the adapters), or the model itself."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+class Reader:
+    """Reads batches with a model and predicts from chosen positions. Use inside `with reader.reading(...)`.
+
+    Attributes:
+        context: how many positions the model has, `None` where there is no limit.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self.model = base_model(model)
+        self.config = self.model.config.get_text_config()
+        self.context: int | None = getattr(self.config, "max_position_embeddings", None)
+        self._takes_positions = "position_ids" in inspect.signature(self.model.forward).parameters
+        weight = self.model.get_input_embeddings().weight
+        self._device, self._dtype = weight.device, weight.dtype
+        self._split = False
+
+    @contextmanager
+    def reading(self, sample: np.ndarray) -> Iterator[None]:
+        """Evaluation mode and no gradients inside; every module's own mode restored after. `sample`: some token ids."""
+        modes = [(module, module.training) for module in self.model.modules()]
+        self.model.eval()
+        try:
+            with torch.inference_mode():
+                self._split = self._head_is_separate(self.tensor(sample[None, :2]))
+                yield
+        finally:
+            for module, training in modes:
+                module.training = training
+
+    def _head_is_separate(self, ids: torch.Tensor) -> bool:
+        """Whether logits are the output embeddings on the backbone's last states and nothing else, tried on two tokens.
+
+        Some models scale or cap their logits or have a deeper head; those compute the logits of every position.
+        """
+        backbone, head = self.model.base_model, self.model.get_output_embeddings()
+        if backbone is self.model or head is None:
+            return False
+        logits = head(backbone(input_ids=ids, use_cache=False)[0])
+        return torch.equal(logits, self.model(input_ids=ids, use_cache=False).logits)
+
+    def batch_tokens(self, tokens: int) -> int:
+        """`tokens`, or fewer where every position's logits are computed."""
+        return tokens if self._split else min(tokens, max(1, 4 * _HEAD_VALUES // self.config.vocab_size))
+
+    def tensor(self, array: np.ndarray) -> torch.Tensor:
+        """The array on the model's device, integers as int64."""
+        return torch.from_numpy(array.astype(np.bool_ if array.dtype == np.bool_ else np.int64)).to(self._device)
+
+    def read(self, ids: np.ndarray, mask: torch.Tensor, positions: np.ndarray, cache: Any = None) -> torch.Tensor:
+        """Read a batch and forget it.
+
+        Args:
+            ids: token ids [rows, columns].
+            mask: padding mask [rows, past + columns], or additive mask [rows, 1, columns, past + columns].
+            positions: position ids [rows, columns].
+            cache: keys and values of the past, which are added to.
+
+        Returns:
+            What `log_probs` predicts from, [rows, columns, width].
+        """
+        return self._forward(ids, mask, positions, cache, use_cache=cache is not None)[0]
+
+    def read_prefixes(self, ids: np.ndarray, mask: torch.Tensor, positions: np.ndarray) -> tuple[torch.Tensor, Any]:
+        """As `read`, for what others will be read on top of: the last column's states [rows, width], and the cache."""
+        out = self._forward(ids, mask, positions, None, use_cache=True)
+        return out[0][:, -1], out.past_key_values
+
+    def _forward(self, ids: np.ndarray, mask: torch.Tensor, positions: np.ndarray, cache: Any, use_cache: bool) -> Any:
+        inputs = {"input_ids": self.tensor(ids), "attention_mask": mask, "use_cache": use_cache}
+        if self._takes_positions:
+            inputs["position_ids"] = self.tensor(positions)
+        if cache is not None:
+            inputs["past_key_values"] = cache
+        return self.model.base_model(**inputs) if self._split else self.model(**inputs)
+
+    def additive(self, allowed: torch.Tensor) -> torch.Tensor:
+        """Additive mask [rows, 1, columns, past + columns] of what may be seen, [rows, columns, past + columns].
+
+        Float minimum, never booleans: eager attention adds the mask to the scores.
+        """
+        mask = torch.zeros(allowed.shape, dtype=self._dtype, device=self._device)
+        return mask.masked_fill_(~allowed, torch.finfo(self._dtype).min)[:, None]
+
+    def log_probs(self, states: torch.Tensor, rows: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+        """Log-probability of `tokens[i]` as predicted from `states[rows[i]]`, float32 [n]; `rows` never decreases."""
+        head = self.model.get_output_embeddings() if self._split else torch.nn.Identity()
+        step = max(1, _HEAD_VALUES // self.config.vocab_size)
+        found = []
+        for first in range(0, len(states), step):
+            logits = head(states[first : first + step]).float()
+            begin, end = np.searchsorted(rows, [first, first + step])
+            at = self.tensor(rows[begin:end] - first)
+            found.append(logits[at, self.tensor(tokens[begin:end])] - logits.logsumexp(-1)[at])
+        return torch.cat(found).cpu().numpy()
+
+
+def rows_of(cache: Any, rows: torch.Tensor) -> Any:
+    """The keys and values of those batch rows, repeats allowed; reading on top of them leaves `cache` as it was."""
+    chosen = copy.copy(cache)
+    chosen.layers = [copy.copy(layer) for layer in cache.layers]
+    chosen.batch_select_indices(rows)
+    return chosen

@@ -1,0 +1,258 @@
+"""The model as a recommender: it ranks given candidates, or recommends from everything its catalogue holds.
+
+    recommender = Recommender.from_pretrained("user/model")
+    recommender.recommend([["item-7", "item-3"]], k=5)
+
+Items are ranked by the log-probability of their titles after the user's history, never by parsing generated text; in
+the template that the model was trained with, which is read from `cprec.json` beside the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from cprec_hf.corpus.encoder import Encoder
+from cprec_hf.corpus.record import FILENAME, ModelRecord
+from cprec_hf.corpus.template import load_template
+from cprec_hf.errors import InputError
+from cprec_hf.files import atomic_file, atomic_folder
+from cprec_hf.hub.files import local_path
+from cprec_hf.ranking.catalogue import COLUMNS, ITEMS_FILE, Catalogue, domains_of
+from cprec_hf.ranking.reader import Reader
+from cprec_hf.ranking.scoring import score_candidates
+
+Score = Literal["sum", "mean", "pmi"]
+"""How tokens make an item's score, in nats.
+
+sum: the log-probability of the title after the history: the model's own ranking.
+mean: the same per token, so that a title is not ranked low for being long.
+pmi: how much the history raised it: `sum` less the log-probability after an empty history. That takes out what makes a
+    title likely for everybody, popularity included. Our choice of calibration; whether it helps, validation must say.
+"""
+
+_PAIRS = 1 << 22  # (user, title) pairs scored at once, which bounds memory over large catalogues
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """One recommended item; `title` is the full one, `score` in nats (see `Score`)."""
+
+    item_id: str
+    title: str
+    score: float
+
+
+class Recommender:
+    """A causal language model, its tokenizer, its record and its items.
+
+    Args:
+        model: any causal language model of transformers or PEFT.
+        tokenizer: its fast tokenizer.
+        record: how it was trained; gives the template, the history length and the default domain.
+        items: table with the columns item_id, domain, title (cleaned and cut) and full_title.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, record: ModelRecord, items: pa.Table) -> None:
+        missing = [column for column in COLUMNS if column not in items.column_names]
+        if missing:
+            raise InputError(f"items: no column {missing[0]!r}; a catalogue has {', '.join(COLUMNS)}")
+        self.model, self.tokenizer, self.record = model, tokenizer, record
+        self.items = items.select(COLUMNS)
+        self._encoder = Encoder(tokenizer)
+        self._template = load_template(record.template_version)
+        self._catalogues: dict[str, Catalogue] = {}
+
+    @classmethod
+    def from_pretrained(
+        cls, repo_or_path: str | Path, revision: str | None = None, device: str | None = None
+    ) -> Recommender:
+        """Load a recommender from a local folder or the Hub; full models and LoRA adapters alike.
+
+        Weights are read from safetensors only, and no code of the repo is run.
+
+        Args:
+            repo_or_path: a folder that a training stage wrote, or a repo id.
+            revision: branch, tag or commit of the repo.
+            device: "cpu", "cuda", ...; by default a GPU if there is one. Weights are float32 on a CPU.
+
+        Raises:
+            InputError: no such folder or repo; or it lacks the record, the items, or safetensors weights.
+        """
+        import torch
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        record = ModelRecord.load(repo_or_path, revision)
+        folder = local_path(repo_or_path, FILENAME, revision).parent
+        is_local = Path(repo_or_path).expanduser().is_dir()
+        commit = None if is_local else folder.name  # the rest is read at the same commit
+        where = str(folder if is_local else repo_or_path)
+        items = read_items(repo_or_path, commit)
+        place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        dtype = torch.float32 if place.type == "cpu" else "auto"
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(where, revision=commit)
+            model: Any = AutoModelForCausalLM.from_pretrained(where, revision=commit, dtype=dtype, use_safetensors=True)
+        except (OSError, ValueError, KeyError) as error:
+            raise InputError(f"{repo_or_path}: cannot load its model or tokenizer: {error}") from error
+        return cls(model.to(place), tokenizer, record, items)
+
+    def save_pretrained(self, folder: str | Path) -> Path:
+        """Write everything `from_pretrained` reads: safetensors, tokenizer, record and items; whole or not at all.
+
+        Raises:
+            InputError: the folder exists and is not empty.
+        """
+        with atomic_folder(folder) as temporary:
+            self.model.save_pretrained(temporary)
+            self.tokenizer.save_pretrained(temporary)
+            self.record.save(temporary)
+            write_items(self.items, temporary)
+        return Path(folder)
+
+    @property
+    def domains(self) -> list[str]:
+        """The domains whose items it knows, sorted."""
+        return domains_of(self.items)
+
+    def rank(
+        self,
+        histories: Sequence[Sequence[str]],
+        candidates: Sequence[Sequence[str]],
+        domain: str | None = None,
+        score: Score = "sum",
+    ) -> np.ndarray:
+        """Score each user's candidates.
+
+        Args:
+            histories: item ids, oldest first, a list a user; may be empty. The last `record.history_length` items
+                count, fewer (whole items) where they would not fit the model.
+            candidates: item ids, a list a user, all of one length.
+            domain: the domain of all ids; by default the one the model was fine-tuned on.
+            score: see `Score`.
+
+        Returns:
+            float32 [users, candidates], higher is better.
+
+        Raises:
+            InputError: unknown item or domain (with the nearest, or those known), lists that do not match, or a title
+                too long for the model.
+        """
+        catalogue = self._catalogue(domain)
+        rows, offsets = catalogue.rows(histories, "histories")
+        wanted, bounds = catalogue.rows(candidates, "candidates")
+        sizes = np.diff(bounds)
+        if len(sizes) != len(offsets) - 1:
+            raise InputError(f"{len(offsets) - 1} histories but {len(sizes)} lists of candidates; give one each")
+        uneven = np.flatnonzero(sizes != sizes[:1])
+        if len(uneven):
+            raise InputError(f"candidates[0] has {sizes[0]} items but candidates[{uneven[0]}] {sizes[uneven[0]]}")
+        codes = catalogue.code_of[wanted].reshape(len(sizes), sizes[0] if len(sizes) else 0)
+        return self._score(catalogue, rows, offsets, codes, score)
+
+    def recommend(
+        self,
+        histories: Sequence[Sequence[str]],
+        k: int = 10,
+        domain: str | None = None,
+        exclude_history: bool = True,
+        score: Score = "sum",
+    ) -> list[list[Recommendation]]:
+        """The `k` best items of the whole catalogue for each user, exactly: every item is scored.
+
+        Args:
+            histories: item ids, oldest first, a list a user; see `rank`.
+            k: how many items; fewer come back where the catalogue has no more.
+            domain: the domain to recommend from; by default the one the model was fine-tuned on.
+            exclude_history: never recommend an item of the user's history, however long ago.
+            score: see `Score`.
+
+        Returns:
+            A list a user, best first; items with equal scores (a shared title) in the catalogue's order.
+
+        Raises:
+            InputError: as `rank`, or `k` below 1.
+        """
+        if k < 1:
+            raise InputError(f"k is {k}; ask for at least one item")
+        catalogue = self._catalogue(domain)
+        rows, offsets = catalogue.rows(histories, "histories")
+        block = max(1, _PAIRS // len(catalogue.codes))
+        found: list[list[Recommendation]] = []
+        for begin in range(0, len(offsets) - 1, block):
+            bounds = offsets[begin : begin + block + 1]
+            mine, bounds = rows[bounds[0] : bounds[-1]], bounds - bounds[0]
+            n_users = len(bounds) - 1
+            codes = np.broadcast_to(np.arange(len(catalogue.codes)), (n_users, len(catalogue.codes)))
+            scores = self._score(catalogue, mine, bounds, codes, score)[:, catalogue.code_of]
+            if exclude_history:
+                scores[np.repeat(np.arange(n_users), np.diff(bounds)), mine] = -np.inf
+            best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+            found += [self._listed(catalogue, items, scores[user]) for user, items in enumerate(best)]
+        return found
+
+    def _score(
+        self, catalogue: Catalogue, rows: np.ndarray, offsets: np.ndarray, codes: np.ndarray, score: Score
+    ) -> np.ndarray:
+        """Scores of the titles `codes` [users, n] after the histories `rows`, `offsets`; float32 [users, n]."""
+        if score not in ("sum", "mean", "pmi"):
+            raise InputError(f"score is {score!r}; choose sum, mean or pmi")
+        if not codes.size:
+            return np.empty(codes.shape, dtype=np.float32)
+        context = Reader(self.model).context
+        catalogue.check_fits(np.unique(codes), context)
+        lengths = catalogue.codes.lengths[codes]
+        room = np.full(len(codes), np.iinfo(np.int64).max) if context is None else context + 1 - lengths.max(axis=1)
+        prompts = catalogue.prompts(rows, offsets, self.record.history_length, room)
+        n_codes = len(catalogue.codes)
+        pairs, place = np.unique(np.arange(len(codes))[:, None] * n_codes + codes, return_inverse=True)
+        # Each title once a user: what shares a title has the same score to the last bit, so metrics see the tie.
+        scores = score_candidates(self.model, prompts, catalogue.codes, pairs // n_codes, which=pairs % n_codes)
+        scores = scores[place].reshape(codes.shape)
+        if score == "mean":
+            return (scores / lengths).astype(np.float32)
+        if score == "pmi":
+            wanted, place = np.unique(codes, return_inverse=True)
+            nobody = np.zeros(len(wanted), dtype=np.int64)
+            prior = score_candidates(self.model, catalogue.header, catalogue.codes, nobody, which=wanted)
+            return scores - prior[place].reshape(codes.shape)
+        return scores
+
+    def _listed(self, catalogue: Catalogue, items: np.ndarray, scores: np.ndarray) -> list[Recommendation]:
+        items = items[np.isfinite(scores[items])]
+        columns = catalogue.ids.take(items).to_pylist(), catalogue.names.take(items).to_pylist(), scores[items].tolist()
+        return [Recommendation(*row) for row in zip(*columns, strict=True)]
+
+    def _catalogue(self, domain: str | None) -> Catalogue:
+        known = self.domains
+        domain = domain or self.record.domain or (known[0] if len(known) == 1 else None)
+        if domain is None:
+            raise InputError(f"which domain? the model knows {', '.join(known)}; give one as `domain`")
+        if domain not in known:
+            raise InputError(f"no items of domain {domain!r}; the model's catalogue has {', '.join(known)}")
+        if domain not in self._catalogues:
+            self._catalogues[domain] = Catalogue(self.items, domain, self._encoder, self._template)
+        return self._catalogues[domain]
+
+
+def read_items(repo_or_path: str | Path, revision: str | None = None) -> pa.Table:
+    """The catalogue that stands beside a model. Raises `InputError` if it is missing or lacks a column."""
+    path = local_path(repo_or_path, ITEMS_FILE, revision)
+    missing = [column for column in COLUMNS if column not in pq.read_schema(path).names]
+    if missing:
+        raise InputError(f"{path}: no column {missing[0]!r}; a catalogue has {', '.join(COLUMNS)}")
+    return pq.read_table(path, columns=COLUMNS)
+
+
+def write_items(items: pa.Table, folder: str | Path) -> Path:
+    """Write the catalogue beside a model; returns its path."""
+    path = Path(folder) / ITEMS_FILE
+    with atomic_file(path) as temporary:
+        pq.write_table(items.select(COLUMNS), temporary)
+    return path

@@ -1,0 +1,155 @@
+"""What a training recipe may say: a stage's own keys, and those of trl.SFTConfig and trl.ModelConfig.
+
+    python -m cprec_hf.training.cpt --config recipes/tiny/cpt.yaml --max_steps 200
+
+Recipes hold only what differs from the defaults; the defaults that differ from TRL's stand in `stage_defaults`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, NoReturn, TypeVar
+
+import torch
+import trl
+
+from cprec_hf.errors import InputError
+from cprec_hf.recipes import check_keys, find_recipe, read_yaml
+
+
+def _field(help: str, default: Any = None) -> Any:
+    """A dataclass field whose help `--help` shows."""
+    return field(default=default, metadata={"help": help})
+
+
+@dataclass(kw_only=True)
+class StageArguments:
+    """Keys of every stage."""
+
+    corpus: str = field(metadata={"help": "Folder or Hub repo of the corpus."})
+    corpus_revision: str | None = _field("Branch, tag or commit of the corpus' repo.")
+    overwrite: bool = _field("Replace what an earlier run left in output_dir.", False)
+
+
+@dataclass(kw_only=True)
+class BaseArguments(StageArguments):
+    """Keys of `base`: the shape of a compact Qwen3. Names and meaning are transformers.Qwen3Config's."""
+
+    hidden_size: int = _field("Width of the model.", 128)
+    num_hidden_layers: int = _field("Layers.", 3)
+    num_attention_heads: int = _field("Attention heads.", 4)
+    num_key_value_heads: int | None = _field("Key and value heads; as many as attention heads if not given.")
+    head_dim: int | None = _field("Width of a head; hidden_size / num_attention_heads if not given.")
+    intermediate_size: int | None = _field("Width of the feed-forward layers; 8/3 of hidden_size if not given.")
+    max_position_embeddings: int = _field("Longest context, in tokens.", 1024)
+
+
+@dataclass(kw_only=True)
+class CptArguments(StageArguments):
+    """Keys of `cpt`."""
+
+    kinds: list[str] | None = field(
+        default=None, metadata={"help": "Kinds of document to train on (domain, all_domain); all if not given."}
+    )
+
+
+@dataclass(kw_only=True)
+class AnnealArguments(CptArguments):
+    """Keys of `anneal`; `corpus` and `kinds` are its own mixture."""
+
+    init_from: str = field(metadata={"help": "A trunk: the output of `cpt` (its newest checkpoint) or a checkpoint-N."})
+    anneal_steps: int = field(metadata={"help": "Steps of the anneal."})
+    continue_data: bool = _field(
+        "Go on where the trunk stopped reading, in its order (same corpus, kinds, batch and seed); "
+        "otherwise the data is read from its beginning.",
+        False,
+    )
+
+
+@dataclass(kw_only=True)
+class SftArguments(StageArguments):
+    """Keys of `sft`."""
+
+    domain: str | None = _field("The domain to fine-tune on; needed if the corpus has more than one for it.")
+    early_stopping_patience: int | None = _field(
+        "Stop after so many evaluations (every eval_steps) without a better ranking of the validation candidates, and "
+        "keep the best model."
+    )
+    probe_users: int = _field("Validation rows ranked at each evaluation, the first of the split.", 200)
+
+
+class _Parser(trl.TrlParser):
+    """TRL's parser, whose complaints are ours: no usage of 300 lines, no exit."""
+
+    where: str
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{self.where}: {message}")
+
+
+Arguments = TypeVar("Arguments", bound=StageArguments)
+
+
+def stage_defaults() -> dict[str, Any]:
+    """Our defaults where TRL's do not fit: packing, WSA, and on a CPU full precision without recomputation."""
+    gpu = torch.cuda.is_available()
+    return {
+        "lr_scheduler_type": "wsa",
+        "packing": True,
+        "packing_strategy": "bfd_split",
+        "lora_target_modules": ["all-linear"],
+        "disable_tqdm": True,  # our own line says more
+        "use_cpu": not torch.accelerator.is_available(),
+        "bf16": gpu and torch.cuda.is_bf16_supported(),
+        "activation_checkpointing": gpu,
+        "dataloader_pin_memory": gpu,
+    }
+
+
+def parse_stage(cls: type[Arguments], argv: Sequence[str]) -> tuple[Arguments, Any, Any, set[str]]:
+    """Read `--config RECIPE` and flags, flags winning, into the stage's arguments, TRL's, and the model's.
+
+    Args:
+        cls: the stage's dataclass.
+        argv: the command line after the module's name.
+
+    Returns:
+        The three (a `cls`, a trl.SFTConfig and a trl.ModelConfig), and the keys that the recipe or a flag gave.
+
+    Raises:
+        InputError: an unknown key or flag (with the nearest valid one), a missing key, or a value of the wrong type.
+    """
+    flags, values, where = list(argv), {}, "the command line"
+    if "--config" in flags:
+        at = flags.index("--config")
+        if at + 1 == len(flags):
+            raise InputError("--config needs the path of a recipe")
+        file = find_recipe(flags[at + 1])
+        values, where = read_yaml(file), str(file)
+        del flags[at : at + 2]
+    classes: list[Any] = [cls, trl.SFTConfig, trl.ModelConfig]
+    known = {f.name for c in classes for f in dataclasses.fields(c) if f.init}
+    given_flags = [flag[2:].split("=")[0].replace("-", "_") for flag in flags if flag.startswith("--")]
+    check_keys(values, known, where)
+    check_keys((f for f in given_flags if f != "help"), known | {f"no_{name}" for name in known}, "the command line")
+    given = {*values, *given_flags}
+    if "help" not in given and "output_dir" not in given:
+        raise InputError(f"{where}: missing key `output_dir`")
+
+    parser = _Parser(classes)
+    parser.where = where
+    # argparse checks the type of a default only if it is a string, as a YAML "3e-4" already is.
+    scalars = {k: str(v) if type(v) in (int, float) else v for k, v in values.items()}
+    parser.set_defaults_with_config(**{**stage_defaults(), **scalars})
+    try:
+        arguments, training, model = parser.parse_args_into_dataclasses(args=flags)
+    except ValueError as error:  # TrainingArguments checks its values against each other
+        raise InputError(f"{where}: {error}") from None
+    if training.push_to_hub:
+        raise InputError(f"{where}: `push_to_hub` would publish unfinished runs; push the finished output_dir instead")
+    for key in ("eval_strategy", "save_strategy"):
+        if getattr(training, key).value == "epoch":
+            raise InputError(f"{where}: `{key}: epoch` has no meaning in a run counted in steps; use `steps`")
+    return arguments, training, model, given

@@ -1,0 +1,107 @@
+"""Checkpoints that are whole or not there, the newest of them, and where a run may write."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+
+from cprec_hf.errors import InputError
+from cprec_hf.files import refuse_existing
+
+STAGING = (".saving.tmp", ".final.tmp")  # what a killed run may leave behind in its output folder
+
+
+def newest_checkpoint(folder: str | Path) -> Path | None:
+    """The `checkpoint-N` of the highest step in a run's folder among those that are complete, or None."""
+    found = [path for path in Path(folder).glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
+    by_step = sorted(found, key=lambda path: int(path.name.split("-")[1]), reverse=True)
+    return next((path for path in by_step if is_complete(path)), None)
+
+
+def is_complete(checkpoint: Path) -> bool:
+    """Whether a run can go on from it: a readable trainer state, whole weights, optimizer and schedule.
+
+    Ours are renamed into place when whole; one that was copied or downloaded may be cut short, which the size in a
+    safetensors header gives away.
+    """
+    try:
+        json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+        for path in checkpoint.glob("*.safetensors"):
+            with safe_open(path, "np"):
+                pass
+        shards = checkpoint / "model.safetensors.index.json"
+        expected = (
+            set(json.loads(shards.read_text(encoding="utf-8"))["weight_map"].values()) if shards.exists() else set()
+        )
+    except (OSError, ValueError, KeyError, SafetensorError):
+        return False
+    names = {path.name for path in checkpoint.iterdir()}
+    weights = {"model.safetensors", "adapter_model.safetensors", "model.safetensors.index.json"}
+    optimizers = {"optimizer.pt", "optimizer.bin"}  # the second is FSDP's
+    return bool(names & weights and names & optimizers and "scheduler.pt" in names and expected <= names)
+
+
+def find_checkpoint(path: str | Path, key: str) -> Path:
+    """A complete checkpoint: `path` itself, or the newest in the run's folder `path`.
+
+    Args:
+        path: a `checkpoint-N` folder or the output folder of a run.
+        key: the recipe key that named it, for the message.
+
+    Raises:
+        InputError: there is no such folder, or no complete checkpoint in it.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise InputError(f"`{key}`: no such folder: {path}")
+    if (path / "trainer_state.json").exists() and is_complete(path):
+        return path
+    newest = newest_checkpoint(path)
+    if newest is None:
+        raise InputError(f"`{key}`: no complete checkpoint in {path}; give the folder of a run that saved one")
+    return newest
+
+
+def resume_point(resume_from_checkpoint: str | None, output_dir: str, *, overwrite: bool) -> Path | None:
+    """The checkpoint to go on from, or None for a fresh run, which must have its output folder for itself.
+
+    Args:
+        resume_from_checkpoint: a checkpoint, a run's folder, or `true` for output_dir.
+        output_dir: where the run writes.
+        overwrite: whether a fresh run may replace what stands there.
+
+    Raises:
+        InputError: nothing to resume from, or output_dir is taken.
+    """
+    checkpoint = None
+    if resume_from_checkpoint and resume_from_checkpoint.lower() != "false":
+        named = output_dir if resume_from_checkpoint.lower() == "true" else resume_from_checkpoint
+        checkpoint = find_checkpoint(named, "resume_from_checkpoint")
+        if checkpoint.parent.resolve() == Path(output_dir).resolve():
+            return checkpoint
+    refuse_existing(output_dir, overwrite=overwrite)
+    if Path(output_dir).is_dir() and any(Path(output_dir).iterdir()) and not _is_a_runs(Path(output_dir)):
+        raise InputError(
+            f"{output_dir} was not written by a training stage, so --overwrite leaves it alone; remove it yourself"
+        )
+    return checkpoint
+
+
+def clear_output(output_dir: str | Path, *, keep: bool) -> None:
+    """Make a run's folder ready: empty, or, to resume (`keep`), without what a killed run left half-written."""
+    folder = Path(output_dir)
+    if folder.exists() and not keep:
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in STAGING:
+        shutil.rmtree(folder / name, ignore_errors=True)
+
+
+def _is_a_runs(folder: Path) -> bool:
+    return any((folder / name).exists() for name in ("cprec.json", "log.jsonl", *STAGING)) or any(
+        folder.glob("checkpoint-*")
+    )

@@ -1,0 +1,146 @@
+"""A corpus' rows as token ids, through the corpus' one encoder: columns in, columns out.
+
+Every function returns a `datasets.Dataset` with `input_ids` and `labels`, one row a text, in the corpus' order.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from cprec_hf.corpus.encoder import Encoder
+from cprec_hf.corpus.load import load_corpus
+from cprec_hf.corpus.ragged import Ragged
+from cprec_hf.errors import InputError
+from cprec_hf.training.kernels import IGNORED
+from cprec_hf.training.packing import row_lengths
+
+
+def corpus_table(corpus: str, revision: str | None, config: str, split: str, columns: list[str]) -> pa.Table:
+    """Columns of one split of a corpus.
+
+    Raises:
+        InputError: the config has no such split.
+    """
+    splits = load_corpus(corpus, config, revision)
+    if split not in splits:
+        raise InputError(f"{corpus}: config {config} has no {split} split; it has {', '.join(splits)}")
+    return splits[split].select_columns(columns).with_format("arrow")[:]
+
+
+def item_rows(corpus: str, revision: str | None, encoder: Encoder) -> datasets.Dataset:
+    """The item documents of all domains: what the items are, without any behaviour."""
+    return _document_rows(corpus_table(corpus, revision, "items", "train", ["text"]), encoder)
+
+
+def cpt_rows(
+    corpus: str, revision: str | None, encoder: Encoder, kinds: list[str] | None = None, split: str = "train"
+) -> datasets.Dataset:
+    """The behaviour documents of the pre-training domains.
+
+    Args:
+        corpus: folder or Hub repo.
+        revision: of the repo.
+        encoder: the model's.
+        kinds: kinds of document to keep; None keeps all.
+        split: `train` or `validation`.
+
+    Raises:
+        InputError: the split has no document of one of the kinds.
+    """
+    table = corpus_table(corpus, revision, "cpt", split, ["text", "kind"])
+    if kinds is not None:
+        found = pc.unique(table["kind"]).to_pylist()
+        missing = [kind for kind in kinds if kind not in found]
+        if missing:
+            raise InputError(f"{corpus}: `kinds` names {missing[0]!r}; its {split} documents are of {', '.join(found)}")
+        table = table.filter(pc.is_in(table["kind"], pa.array(kinds, pa.string())))
+    return _document_rows(table, encoder)
+
+
+def sft_rows(
+    corpus: str, revision: str | None, encoder: Encoder, config: str, split: str, *, completion_only: bool
+) -> datasets.Dataset:
+    """Prompts with their completions; the loss is over the completions only, or over all positions.
+
+    Args:
+        corpus: folder or Hub repo.
+        revision: of the repo.
+        encoder: the model's.
+        config: `sft-<slug>`.
+        split: `train` or `validation`.
+        completion_only: leave the prompts' tokens out of the labels.
+    """
+    table = corpus_table(corpus, revision, config, split, ["prompt", "completion"])
+    prompts = encoder.documents(table["prompt"])
+    rows = prompts.join(encoder.documents(table["completion"], start=False))
+    labels = rows.values
+    if completion_only:
+        within = np.arange(len(rows.values)) - np.repeat(rows.offsets[:-1], rows.lengths)
+        labels = np.where(within < np.repeat(prompts.lengths, rows.lengths), np.int32(IGNORED), rows.values)
+    return _dataset(rows, labels, table.num_rows)
+
+
+def check_rows(rows: datasets.Dataset, length: int, packing: bool, *, split_long: bool, where: str) -> int:
+    """Refuse rows that the run would cut; returns the number of rows that packing will split.
+
+    Args:
+        rows: with `input_ids`.
+        length: `max_length`, in tokens.
+        packing: whether the rows will be packed.
+        split_long: whether a packed row may be split (a document may, a prompt with its completion may not).
+        where: the corpus and config, for the message.
+
+    Raises:
+        InputError: no rows at all, or rows too long.
+    """
+    if not len(rows):
+        raise InputError(f"{where}: no rows to train on")
+    lengths = row_lengths(rows)
+    too_long = int((lengths > length).sum())
+    if too_long and not (packing and split_long):
+        raise InputError(
+            f"{where}: {too_long:,} of {len(rows):,} rows are longer than `max_length` {length} (the longest has "
+            f"{lengths.max()} tokens); raise `max_length`, or build the corpus with smaller windows"
+        )
+    return too_long
+
+
+def check_model(model: Any, rows: datasets.Dataset, length: int) -> None:
+    """Refuse a model whose context or vocabulary is too small for the rows.
+
+    Raises:
+        InputError: with both numbers.
+    """
+    config = model.config.get_text_config()
+    name = config.name_or_path or type(model).__name__
+    context = getattr(config, "max_position_embeddings", None)
+    if context is not None and context < length:
+        raise InputError(
+            f"{name} reads {context} tokens at most, and `max_length` is {length}; build the corpus with "
+            f"`window_tokens: {context}` (or less), lower `max_length`, or choose a model with a longer context"
+        )
+    highest = pc.max(rows.with_format("arrow")[:].column("input_ids").combine_chunks().values).as_py()
+    vocabulary = model.get_input_embeddings().weight.shape[0]
+    if highest >= vocabulary:
+        raise InputError(
+            f"{name} has {vocabulary} embeddings, and its tokenizer gives id "
+            f"{highest}; the model and the tokenizer do not belong together"
+        )
+
+
+def _document_rows(table: pa.Table, encoder: Encoder) -> datasets.Dataset:
+    rows = encoder.documents(table["text"])
+    return _dataset(rows, rows.values, table.num_rows)
+
+
+def _dataset(rows: Ragged, labels: np.ndarray, expected: int) -> datasets.Dataset:
+    if len(rows) != expected:
+        raise RuntimeError(f"encoding made {len(rows)} rows of {expected}")
+    ids = rows.to_arrow()
+    columns = [ids, pa.ListArray.from_arrays(ids.offsets, pa.array(labels, pa.int32()))]
+    return datasets.Dataset(pa.table(columns, names=["input_ids", "labels"]))

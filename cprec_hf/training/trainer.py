@@ -1,0 +1,228 @@
+"""A thin SFTTrainer: rectangular packed batches, one loss, whole checkpoints, and models that say what they are."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+import trl
+from transformers import PreTrainedTokenizerBase, PrinterCallback, TrainerCallback
+from transformers.trainer_utils import rotate_checkpoints
+
+from cprec_hf.corpus.record import ModelRecord
+from cprec_hf.files import require_free_space
+from cprec_hf.hub.cards import render_model_card
+from cprec_hf.training.checkpoints import STAGING, clear_output
+from cprec_hf.training.kernels import apply_kernels, has_plain_head, teach_summed_loss
+from cprec_hf.training.packing import BlockCollator, Order, refuse_leaks, row_lengths
+from cprec_hf.training.progress import ProgressLog
+from cprec_hf.training.wsa import Phases
+
+_SAVING, _FINAL = STAGING
+_BYTES_A_PARAMETER = 12  # of a checkpoint in float32: the weight and AdamW's two moments
+
+
+class StageTrainer(trl.SFTTrainer):
+    """TRL's SFTTrainer for rows that are already token ids.
+
+    Args:
+        model: a causal language model.
+        args: with `max_steps` set.
+        rows: training rows; packed (`pack_rows`) if `args.packing`.
+        tokenizer: saved beside the model.
+        record: what the model's `cprec.json` will say; its tokens are counted here.
+        phases: of the learning rate, or None for a schedule of transformers.
+        items: the item table saved beside the final model.
+        eval_rows: validation rows, packed alike.
+        start: the step at which `rows` begin (an anneal's trunk step), 0 otherwise.
+        probe: measures the model at each evaluation; its metrics get the prefix `eval_`.
+        peft_config: trains an adapter instead of the model.
+        callbacks: further callbacks.
+    """
+
+    args: Any  # the trainers' own annotations leave much open that is set once they are made
+    model: Any
+    train_dataset: Any
+    data_collator: Any
+
+    def __init__(
+        self,
+        model: Any,
+        args: Any,
+        rows: datasets.Dataset,
+        *,
+        tokenizer: PreTrainedTokenizerBase,
+        record: ModelRecord,
+        phases: Phases | None,
+        items: pa.Table,
+        eval_rows: datasets.Dataset | None = None,
+        start: int = 0,
+        probe: Callable[[Any], dict[str, float]] | None = None,
+        peft_config: Any = None,
+        callbacks: Sequence[TrainerCallback] = (),
+    ) -> None:
+        self.record, self.items, self.probe = record, items, probe
+        self._run_folder: str | None = None
+        batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+        self.order = Order(row_lengths(rows), batch, args.max_steps, args.data_seed or args.seed, start)
+        args.dataset_kwargs = {"skip_prepare_dataset": True}
+        super().__init__(
+            model,
+            args,
+            train_dataset=rows,
+            eval_dataset=eval_rows,
+            processing_class=tokenizer,
+            peft_config=peft_config,
+            callbacks=[ProgressLog(record.stage, self.order, phases), *callbacks],
+        )
+        self.remove_callback(PrinterCallback)
+        inner = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+        if args.packing and "flash" not in inner.config._attn_implementation:
+            if not self.is_fsdp_enabled:  # its ranks may not hold their weights yet
+                refuse_leaks(inner)
+            self.data_collator = BlockCollator(tokenizer.pad_token_id)
+        self.kernels = apply_kernels(inner, args.device)
+        self._own_loss = has_plain_head(inner.config)
+        if self._own_loss:
+            teach_summed_loss(inner)
+        # The loss below is a sum over the step's predicted tokens, whatever the architecture's signature says.
+        self.model_accepts_loss_kwargs = self._loss_shifts_labels = True
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """The mean negative log-likelihood over the step's predicted tokens, on all devices and accumulated batches."""
+        if return_outputs or not self._own_loss:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        if num_items_in_batch is None:
+            num_items_in_batch = (inputs["labels"][:, 1:] != -100).sum()
+        loss = model(**inputs, summed_loss=True) / torch.as_tensor(num_items_in_batch).clamp(min=1)
+        if self.args.average_tokens_across_devices and model.training:
+            loss = loss * self.accelerator.num_processes  # DDP averages gradients; the count is over all processes
+        return loss
+
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
+        """The evaluation, and with it the probe, so that early stopping sees both."""
+        output = super().evaluation_loop(*args, **kwargs)
+        if self.probe is not None:
+            found = {f"eval_{name}": value for name, value in self.probe(self.model).items()}
+            output = output._replace(metrics={**(output.metrics or {}), **found})
+        return output
+
+    def run(self, resume: Path | None = None) -> Path:
+        """Train to `max_steps` and leave the finished model in `output_dir`; returns it.
+
+        Args:
+            resume: a checkpoint to go on from; its directory may be another run's (an anneal's trunk).
+
+        Raises:
+            InputError: the disk is too small for the checkpoints and the model.
+        """
+        folder = Path(self.args.output_dir)
+        parameters = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
+        saves = -(-self.args.max_steps // self.args.save_steps) if self.args.save_strategy.value == "steps" else 0
+        kept = min(saves, self.args.save_total_limit or saves) + 1
+        require_free_space(folder, kept * parameters * _BYTES_A_PARAMETER)
+        if self.accelerator.is_main_process:
+            n, tokens = len(self.train_dataset), int(self.order.lengths.sum())
+            print(
+                f"{self.record.stage}  {tokens:,} tokens in {n:,} rows of at most {self.args.max_length}; "
+                f"{self.args.max_steps - self.order.start:,} steps of {self.order.batch} rows; "
+                f"{parameters:,} parameters to train\n{self.record.stage}  {self.kernels}",
+                flush=True,
+            )
+            clear_output(folder, keep=resume is not None and resume.parent.resolve() == folder.resolve())
+        self.accelerator.wait_for_everyone()
+        self.train(resume_from_checkpoint=None if resume is None else str(resume))
+        self._save_final(folder)
+        return folder
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing: TRL would write its own card at every save; ours is written into each folder that is saved."""
+
+    def _send_telemetry(self) -> None:
+        """Nothing: whoever trains on people's behaviour tells no third party about it."""
+
+    def _init_training_state(self, max_steps: int, *args: Any) -> Any:
+        begin = super()._init_training_state(max_steps, *args)
+        self.state.compute_steps(self.args, max_steps)  # a loaded state brings the intervals of the run that saved it
+        return begin
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Order:
+        return self.order
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return self._run_folder or super()._get_output_dir(trial)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Write the checkpoint into a staging folder, complete it, and rename it into place."""
+        folder = Path(self.args.output_dir)
+        name = f"checkpoint-{self.state.global_step}"
+        self._run_folder = str(folder / _SAVING)
+        try:
+            super()._save_checkpoint(model, trial)
+            self.accelerator.wait_for_everyone()
+            if self.state.best_global_step:
+                self.state.best_model_checkpoint = str(folder / f"checkpoint-{self.state.best_global_step}")
+            if self.args.should_save:
+                staged = folder / _SAVING / name
+                self.state.save_to_json(str(staged / "trainer_state.json"))
+                self._describe(staged, self.state.global_step)
+                shutil.rmtree(folder / name, ignore_errors=True)
+                staged.rename(folder / name)
+        finally:
+            self._run_folder = None
+            if self.args.should_save:
+                shutil.rmtree(folder / _SAVING, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            rotate_checkpoints(str(folder), self.args.save_total_limit, self.state.best_model_checkpoint)
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        super()._save(output_dir, state_dict)
+        if self.args.should_save:  # a pickle that holds local paths and whatever else the arguments hold
+            (Path(output_dir or self.args.output_dir) / "training_args.bin").unlink(missing_ok=True)
+
+    def _describe(self, folder: Path, step: int) -> None:
+        """Write `cprec.json` and the card for the model in `folder`, which is that of `step`."""
+        schedule = {**self.record.schedule, "step": step}
+        record = dataclasses.replace(self.record, tokens=self.order.tokens(step), schedule=schedule)
+        losses = [line["loss"] for line in self.state.log_history if "loss" in line]
+        training = {
+            "steps": step,
+            "tokens_per_step": self.order.tokens(step) // max(step - self.order.start, 1),
+            **({"last_loss": losses[-1]} if losses else {}),
+        }
+        name = self.args.hub_model_id or Path(self.args.output_dir).resolve().name
+        adapter = (folder / "adapter_config.json").exists()
+        card = {"record": dataclasses.asdict(record), "model_name": name, "training": training, "adapter": adapter}
+        (folder / "README.md").write_text(render_model_card(card), encoding="utf-8")
+        record.save(folder)
+
+    def _save_final(self, folder: Path) -> None:
+        """Stage the finished model, then move its files to the root, `cprec.json` last: where it is, all is there."""
+        if self.is_fsdp_enabled:
+            self.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
+        staging = folder / _FINAL
+        try:
+            self.save_model(str(staging), _internal_call=True)
+            if self.args.should_save:
+                pq.write_table(self.items, staging / "items.parquet")
+                best = self.state.best_global_step if self.args.load_best_model_at_end else None
+                self._describe(staging, best or self.state.global_step)
+                (folder / "cprec.json").unlink(missing_ok=True)
+                for path in sorted(staging.iterdir(), key=lambda path: path.name == "cprec.json"):
+                    if path.is_dir():
+                        shutil.rmtree(folder / path.name, ignore_errors=True)
+                    path.replace(folder / path.name)
+        finally:
+            if self.args.should_save:
+                shutil.rmtree(staging, ignore_errors=True)
+        self.accelerator.wait_for_everyone()

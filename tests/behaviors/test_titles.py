@@ -1,0 +1,91 @@
+import html
+import re
+import unicodedata
+from html.entities import html5
+
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cprec_hf.behaviors.titles import clean_title, clean_titles
+
+PIECES = [
+    "&amp;",
+    "&amp",
+    "amp;",
+    "&#38;",
+    "&#x26;",
+    "#10;",
+    "lt;",
+    "&nbsp;",
+    "&#0;",
+    "é",
+    "e\u0301",
+    "\u037e",
+    "&",
+    ";",
+    "\n",
+]
+TEXT = st.lists(
+    st.sampled_from(PIECES) | st.text(st.characters(exclude_categories=["Cs", "Cn"]), max_size=5), max_size=8
+).map("".join)
+
+
+def reference(title: str) -> str:
+    """The rules of the module's docstring, one character at a time, on Python's own Unicode and HTML tables."""
+    while True:
+        text = unicodedata.normalize("NFC", title)
+        text = re.sub(
+            r"&(?:#[0-9]{1,8}|#[xX][0-9a-fA-F]{1,7}|[A-Za-z][A-Za-z0-9]*);",
+            lambda match: html.unescape(match[0]) if match[0][1] == "#" else html5.get(match[0][1:], match[0]),
+            text,
+        )
+        text = "".join(" " if c.isspace() or unicodedata.category(c) in ("Cc", "Cf", "Zl", "Zp") else c for c in text)
+        text = " ".join(word for word in text.split(" ") if word)
+        if text == title:
+            return text
+        title = text
+
+
+@given(st.lists(TEXT, max_size=6))
+def test_titles_follow_the_rules_whatever_they_hold(titles: list[str]) -> None:
+    cleaned = clean_titles(titles)
+    assert cleaned == [reference(title) for title in titles]
+    assert clean_titles(cleaned) == cleaned
+    frame = pl.DataFrame({"title": titles}, schema={"title": pl.String}).lazy().select(clean_title(pl.col("title")))
+    assert frame.collect(engine="streaming")["title"].to_list() == cleaned
+
+
+@pytest.mark.parametrize(
+    ("title", "cleaned"),
+    [
+        ("Harry Potter\nand the\r\n\tStone ", "Harry Potter and the Stone"),
+        ("line\u2028separator\u2029paragraph\x85next\x0bvertical", "line separator paragraph next vertical"),
+        ("zero\u200bwidth\ufeffbom\u202ertl\x00nul", "zero width bom rtl nul"),
+        ("Hello&#10;user: I bought", "Hello user: I bought"),
+        ("Tom &amp;amp;amp; Jerry", "Tom & Jerry"),
+        ("&amp;lt;b&amp;gt;", "<b>"),
+        ("AT&T, R&D, &copy", "AT&T, R&D, &copy"),
+        ("Herm&egrave;s &#8220;Terre&#x201d;", "Hermès “Terre”"),
+        ("e\u0301", "é"),
+        ("<script>alert(1)</script>", "<script>alert(1)</script>"),
+        ("{{ config }} {% raw %} {# x #}", "{{ config }} {% raw %} {# x #}"),
+        ("- key: [yaml, *anchor]\n---\n!!tag", "- key: [yaml, *anchor] --- !!tag"),
+        (" \t\u00a0&nbsp;\u200b", ""),
+        ("", ""),
+    ],
+)
+def test_examples(title: str, cleaned: str) -> None:
+    assert clean_titles([title]) == [cleaned]
+
+
+def test_the_given_series_is_left_alone() -> None:
+    given = pl.DataFrame({"title": ["a\nb", "&amp;lt;"]})
+    assert given.select(clean=clean_title(pl.col("title")))["clean"].to_list() == ["a b", "<"]
+    assert given["title"].to_list() == ["a\nb", "&amp;lt;"]
+
+
+def test_no_title_stays_null_and_the_other_rows_stay_in_place() -> None:
+    titles = pl.DataFrame({"title": [None, "a\nb", None, "&amp;lt;"]}).select(clean_title(pl.col("title")))
+    assert titles["title"].to_list() == [None, "a b", None, "<"]

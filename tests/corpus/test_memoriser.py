@@ -1,0 +1,72 @@
+"""The candidate-list memoriser: at chance on our candidates, well above it on candidates seeded by the target."""
+
+import numpy as np
+import pytest
+
+from cprec_hf.corpus.candidates import draw_candidates, row_keys
+from cprec_hf.corpus.memoriser import memoriser_hit_rate, memoriser_scores
+from cprec_hf.corpus.ragged import Ragged
+from cprec_hf.errors import InputError
+
+ITEMS, COUNT, ROWS = 200, 10, 2_000
+
+
+def _names(codes: np.ndarray) -> list[list[str]]:
+    return np.char.add("i", codes.astype(str)).tolist()
+
+
+def _targets(seed: int) -> np.ndarray:
+    popular = np.random.default_rng(seed).exponential(25, ROWS).astype(int)  # some items are bought far more often
+    return np.minimum(popular, ITEMS - 1)
+
+
+def _ours(targets: np.ndarray, split: str) -> np.ndarray:
+    keys = row_keys("test", split, [f"user {i}" for i in range(ROWS)], np.zeros(ROWS, dtype=np.int64))
+    return draw_candidates(ITEMS, Ragged.from_lists([[]] * ROWS), targets, keys, COUNT)
+
+
+def _seeded(targets: np.ndarray) -> np.ndarray:
+    """The mistake: negatives from a generator seeded with the target, shuffled in every row."""
+    shuffle = np.random.default_rng(0)
+    rows = []
+    for target in targets:
+        rng = np.random.default_rng(int(target))
+        negatives = rng.choice(np.delete(np.arange(ITEMS), target), COUNT - 1, replace=False)
+        rows.append(shuffle.permutation(np.append(negatives, target)))
+    return np.stack(rows)
+
+
+def test_at_chance_on_candidates_that_never_saw_the_target() -> None:
+    known, asked = _targets(0), _targets(1)
+    result = memoriser_hit_rate(
+        _names(_ours(known, "validation")), _names(known[None])[0], _names(_ours(asked, "test")), _names(asked[None])[0]
+    )
+    assert abs(result.hit_rate - 1 / COUNT) < 4 * np.sqrt(0.1 * 0.9 / ROWS)
+    assert result.p_value > 0.001
+
+
+def test_far_above_chance_on_candidates_seeded_by_the_target() -> None:
+    known, asked = _targets(0), _targets(1)
+    result = memoriser_hit_rate(
+        _names(_seeded(known)), _names(known[None])[0], _names(_seeded(asked)), _names(asked[None])[0]
+    )
+    assert result.hit_rate > 0.9
+    assert result.p_value < 1e-100
+
+
+def test_scores_count_the_targets_of_the_same_set_in_any_order() -> None:
+    known = [["a", "b", "c"], ["c", "b", "a"], ["b", "a", "c"], ["a", "b", "d"]]
+    scores = memoriser_scores(known, ["a", "a", "b", "d"], [["b", "c", "a"], ["d", "c", "a"], ["d", "b", "a"]])
+    assert scores.tolist() == [[1, 0, 2], [0, 0, 0], [1, 0, 0]]
+
+
+def test_hit_rate_counts_guesses_at_chance_and_ties_in_expectation() -> None:
+    known = [["a", "b"], ["b", "a"], ["a", "c"]]
+    result = memoriser_hit_rate(known, ["a", "b", "c"], [["a", "b"], ["c", "a"], ["x", "y"]], ["b", "c", "x"])
+    assert (result.rows, result.recognised, result.hits) == (3, 2, 1.5)
+    assert result.hit_rate == pytest.approx((0.5 + 1 + 0.5) / 3)
+
+
+def test_lists_of_different_lengths_are_refused() -> None:
+    with pytest.raises(InputError, match="different lengths"):
+        memoriser_scores([["a", "b"], ["a"]], ["a", "a"], [["a", "b"]])

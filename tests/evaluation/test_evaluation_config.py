@@ -1,0 +1,57 @@
+"""Evaluation recipes: each wrong value ends in one message."""
+
+from pathlib import Path
+
+import pytest
+
+from cprec_hf.errors import InputError
+from cprec_hf.evaluation.config import EvaluateConfig
+from cprec_hf.recipes import read_recipe
+
+GOOD = """
+corpus: here
+domain: Music
+output: there
+methods:
+  - {name: CPRec, kind: model, model: m, score: mean}
+  - {name: popularity, kind: popularity}
+reference: [popularity]
+"""
+
+
+def read(tmp_path: Path, text: str) -> EvaluateConfig:
+    (tmp_path / "evaluate.yaml").write_text(text)
+    return read_recipe(tmp_path / "evaluate.yaml", EvaluateConfig)
+
+
+def test_a_recipe_reads_into_the_config(tmp_path: Path) -> None:
+    config = read(tmp_path, GOOD)
+    assert [(m.name, m.kind, m.model, m.score) for m in config.methods] == [
+        ("CPRec", "model", "m", "mean"), ("popularity", "popularity", None, "sum")
+    ]  # fmt: skip
+    assert config.split == "test" and config.k == [1, 5, 10]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("domain:", "domian:", "did you mean `domain`"),
+        ("kind: popularity", "kind: popularty", "'popularty'"),
+        ("model: m, ", "", "give `model`"),
+        ("kind: popularity}", "kind: popularity, model: m}", "takes no `model`"),
+        ("name: popularity", "name: CPRec", "more than once"),
+        ("reference: [popularity]", "reference: [pop]", "'pop', which is not among"),
+        ("output: there", "output: there\nk: [5, 1]", "rising"),
+        ("output: there", "output: there\nseed: -1", "`seed` is -1"),
+        ("output: there", "output: there\nsplit: train", "'train'"),
+        ("score: mean", "score: max", "'max'"),
+    ],
+)
+def test_a_wrong_value_is_named(tmp_path: Path, old: str, new: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        read(tmp_path, GOOD.replace(old, new, 1))
+
+
+def test_no_methods_is_refused() -> None:
+    with pytest.raises(InputError, match="`methods` is empty"):
+        EvaluateConfig(corpus="c", domain="d", output="o", methods=[])
