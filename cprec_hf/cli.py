@@ -1,7 +1,7 @@
 """`cprec VERB`: the package from a command line. Each verb hands its arguments on to the room that does the work.
 
-    cprec corpus build recipes/tiny/corpus.yaml
-    cprec train cpt --config recipes/tiny/cpt.yaml
+cprec corpus build recipes/tiny/corpus.yaml
+cprec train cpt --config recipes/tiny/cpt.yaml
 """
 
 from __future__ import annotations
@@ -70,20 +70,26 @@ def _parser() -> argparse.ArgumentParser:
     demo = _verb(verbs, "demo", "the whole way on a simulated marketplace, in minutes", "cprec demo")
     demo.set_defaults(run=_demo)
 
-    corpus = _verb(verbs, "corpus", "build, audit, describe or push a corpus", "cprec corpus build recipes/tiny/corpus.yaml")  # fmt: skip
+    corpus = _verb(
+        verbs, "corpus", "build, audit, describe or push a corpus", "cprec corpus build recipes/tiny/corpus.yaml"
+    )
     actions = corpus.add_subparsers(dest="action", metavar="ACTION", required=True)
     build = _verb(actions, "build", "logs to an audited corpus", "cprec corpus build recipes/tiny/corpus.yaml")
     build.add_argument("recipe", help="a corpus recipe")
     build.add_argument("--output", help="folder to write, in place of the recipe's")
     build.add_argument("--overwrite", action="store_true", help="replace the folder if it exists")
     build.set_defaults(run=_corpus_build)
-    audit = _verb(actions, "audit", "prove that nothing held out is in a corpus", "cprec corpus audit outputs/tiny/corpus")  # fmt: skip
+    audit = _verb(
+        actions, "audit", "prove that nothing held out is in a corpus", "cprec corpus audit outputs/tiny/corpus"
+    )
     audit.add_argument("corpus", help="a corpus folder")
     audit.set_defaults(run=_corpus_audit)
     stats = _verb(actions, "stats", "users, items, lengths and tokens", "cprec corpus stats outputs/tiny/corpus")
     stats.add_argument("corpus", help="a corpus folder")
     stats.set_defaults(run=_corpus_stats)
-    push = _verb(actions, "push", "publish a corpus in one commit", "cprec corpus push outputs/tiny/corpus me/tiny-corpus")  # fmt: skip
+    push = _verb(
+        actions, "push", "publish a corpus in one commit", "cprec corpus push outputs/tiny/corpus me/tiny-corpus"
+    )
     push.add_argument("corpus", help="a corpus folder")
     push.add_argument("repo", help="dataset repo on the Hub, OWNER/NAME")
     push.add_argument("--public", action="store_true", help="a public repo; needs a source that may be redistributed")
@@ -94,9 +100,19 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("stage", choices=STAGES, help="base: a small LM of your own; cpt: a trunk; sft: a domain")
     train.add_argument("flags", nargs="*", help="--config RECIPE and any key of it as a flag; --help lists them all")
     _verb(verbs, "anneal", "branch an anneal from a trunk", "cprec anneal --config recipes/tiny/anneal.yaml")
-    _verb(verbs, "evaluate", "rank held-out targets, with baselines and significance", "cprec evaluate --config recipes/tiny/evaluate.yaml")  # fmt: skip
+    _verb(
+        verbs,
+        "evaluate",
+        "rank held-out targets, with baselines and significance",
+        "cprec evaluate --config recipes/tiny/evaluate.yaml",
+    )
 
-    recommend = _verb(verbs, "recommend", "what would this user like?", "cprec recommend outputs/tiny/sft --history music-7 music-12 -k 5")  # fmt: skip
+    recommend = _verb(
+        verbs,
+        "recommend",
+        "what would this user like?",
+        "cprec recommend outputs/tiny/sft --history music-7 music-12 -k 5",
+    )
     recommend.add_argument("model", help="a model folder or Hub repo")
     recommend.add_argument("--revision", help="branch, tag or commit of the repo")
     who = recommend.add_mutually_exclusive_group()
@@ -104,6 +120,7 @@ def _parser() -> argparse.ArgumentParser:
     who.add_argument("--example", type=int, metavar="N", help="the history of the N-th test user of its corpus")
     recommend.add_argument("--domain", help="domain to recommend from; the model's own if not given")
     recommend.add_argument("-k", type=int, default=5, help="how many items (default 5)")
+    recommend.add_argument("--score", choices=("sum", "mean", "pmi"), default="sum", help="see docs/method.md")
     recommend.add_argument("--json", action="store_true", help="machine-readable output")
     recommend.set_defaults(run=_recommend)
     return parser
@@ -171,14 +188,14 @@ def _recommend(given: argparse.Namespace) -> int:
             raise InputError(f"--example is {given.example}; {record.corpus} has test users 0 to {len(rows) - 1}")
         row = rows[given.example]
         history, who = row["history"], f"user {row['user_id']}"
-    found = recommender.recommend([history], k=given.k, domain=domain)[0]
+    found = recommender.recommend([history], k=given.k, domain=domain, score=given.score)[0]
     if given.json:
         rows_out = [{"item_id": r.item_id, "title": r.title, "score": r.score} for r in found]
         print(json.dumps({"history": history, "recommendations": rows_out}, ensure_ascii=False))
         return 0
     names = recommender.titles(history, domain)
     print(f"History ({who}), oldest first:", *(f"  {name}" for name in names or ["(empty)"]), sep="\n")
-    print(f"Recommended in {domain} (log-probability, nats):")
+    print(f"Recommended in {domain} (score {given.score}, nats):")
     print(*(f"  {place}. {r.title}  {r.score:.2f}" for place, r in enumerate(found, 1)), sep="\n")
     return 0
 

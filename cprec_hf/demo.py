@@ -1,6 +1,6 @@
 """The whole way in minutes: `recipes/tiny/` through the same verbs that run every other recipe.
 
-    cprec demo        # writes outputs/tiny/ in the current folder
+cprec demo        # writes outputs/tiny/ in the current folder
 """
 
 from __future__ import annotations
@@ -16,16 +16,19 @@ from cprec_hf.errors import InputError
 
 OUTPUT = Path("outputs/tiny")
 STEPS = (
-    ("Logs of a simulated marketplace become an audited corpus", "corpus build recipes/tiny/corpus.yaml --overwrite"),
-    ("A base LM learns the words: item descriptions, no behaviour", "train base --config recipes/tiny/base.yaml --overwrite"),
-    ("Continual pre-training: a WSA trunk on the behaviour of five domains", "train cpt --config recipes/tiny/cpt.yaml --overwrite"),
-    ("An anneal branches from the trunk", "anneal --config recipes/tiny/anneal.yaml --overwrite"),
-    ("Fine-tuning on the unseen domain", "train sft --config recipes/tiny/sft.yaml --overwrite"),
-    ("The same fine-tuning without continual pre-training, equal steps", "train sft --config recipes/tiny/sft-only.yaml --overwrite"),
-    ("... and until validation stops improving", "train sft --config recipes/tiny/sft-only-long.yaml --overwrite"),
-    ("Ranking, baselines, ceilings, significance, report", "evaluate --config recipes/tiny/evaluate.yaml --overwrite"),
-)  # fmt: skip
-LAST = "recommend outputs/tiny/sft --example 0"
+    ("Logs of a simulated marketplace become an audited corpus", "corpus build recipes/tiny/corpus.yaml"),
+    ("A base LM learns the words: item descriptions, no behaviour", "train base --config recipes/tiny/base.yaml"),
+    ("Continual pre-training on five domains: a WSA trunk", "train cpt --config recipes/tiny/cpt.yaml"),
+    ("An anneal branches from the trunk", "anneal --config recipes/tiny/anneal.yaml"),
+    ("Fine-tuning on the unseen domain", "train sft --config recipes/tiny/sft.yaml"),
+    (
+        "The same fine-tuning without continual pre-training, equal steps",
+        "train sft --config recipes/tiny/sft-only.yaml",
+    ),
+    ("... and until validation stops improving", "train sft --config recipes/tiny/sft-only-long.yaml"),
+    ("Ranking, baselines, ceilings, significance, report", "evaluate --config recipes/tiny/evaluate.yaml"),
+)
+LAST = "recommend outputs/tiny/sft --example 0 --score pmi"
 
 
 def run_demo() -> None:
@@ -37,7 +40,7 @@ def run_demo() -> None:
     begin = time.monotonic()
     for number, (what, command) in enumerate(STEPS, 1):
         _announce(number, what, command, begin)
-        if status := cli.main(shlex.split(command)):
+        if status := cli.main([*shlex.split(command), "--overwrite"]):
             raise SystemExit(status)
     _announce(len(STEPS) + 1, "A fresh process loads the model and recommends", LAST, begin)
     done = subprocess.run([sys.executable, "-m", "cprec_hf.cli", *shlex.split(LAST)], check=False)

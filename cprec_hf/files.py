@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -20,7 +19,7 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
         yield temporary
-        os.replace(temporary, path)
+        temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -43,16 +42,20 @@ def atomic_folder(path: str | Path, *, overwrite: bool = False) -> Iterator[Path
     try:
         yield temporary
         if path.exists():
-            os.replace(path, old)
-        os.replace(temporary, path)
+            path.replace(old)
+        temporary.replace(path)
     finally:
+        if old.exists() and not path.exists():  # interrupted between the two renames
+            old.replace(path)
         shutil.rmtree(temporary, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
 
 
 def refuse_existing(path: str | Path, *, overwrite: bool) -> None:
-    """Raise `InputError` if `path` exists, is not an empty folder, and may not be replaced."""
+    """Raise `InputError` if `path` exists, is not an empty folder, and may not be replaced; a file never may."""
     path = Path(path)
+    if path.is_file():
+        raise InputError(f"{path} is a file; choose another output folder or remove it")
     if overwrite or not path.exists() or (path.is_dir() and not any(path.iterdir())):
         return
     raise InputError(f"{path} exists already; choose another output folder, remove it, or pass --overwrite")

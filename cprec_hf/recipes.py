@@ -46,6 +46,9 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
+    except IsADirectoryError:
+        known = ", ".join(sorted(found.name for found in path.glob("*.yaml")))
+        raise InputError(f"{path} is a folder; give one of its files{': ' + known if known else ''}") from None
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not UTF-8 at byte {error.start}; save it as UTF-8") from None
     except yaml.YAMLError as error:
@@ -101,14 +104,17 @@ def from_mapping(values: Mapping[str, Any], cls: type[T], where: str) -> T:
 def _convert(value: Any, hint: Any, where: str) -> Any:
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
-        for option in args:
+        options = [option for option in args if option is not type(None)]
+        if value is None and len(options) < len(args):
+            return None
+        for option in options:
             try:
                 return _convert(value, option, where)
-            except InputError as error:
-                last = error
-                if dataclasses.is_dataclass(option) and isinstance(value, Mapping):
-                    raise  # a mapping can only have been meant for the dataclass: keep its precise message
-        raise last
+            except InputError:
+                # A mapping can only have been meant for the dataclass, any value for an only option: keep that message
+                if len(options) == 1 or (dataclasses.is_dataclass(option) and isinstance(value, Mapping)):
+                    raise
+        return _wrong(value, hint, where)
     if hint is Any:
         return value
     if hint is type(None):
@@ -143,5 +149,6 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
 
 
 def _wrong(value: Any, hint: Any, where: str) -> Any:
-    name = getattr(hint, "__name__", str(hint))
-    raise InputError(f"{where} is {value!r}, of type {type(value).__name__}; expected {name}")
+    options = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+    names = ["null" if option is type(None) else getattr(option, "__name__", str(option)) for option in options]
+    raise InputError(f"{where} is {value!r}, of type {type(value).__name__}; expected {' or '.join(names)}")

@@ -122,13 +122,12 @@ class Marketplace:
 
     def items(self) -> pl.DataFrame:
         """The catalogue: item_id, domain, title, description."""
-        frames = [
-            pl.DataFrame(
-                {"item_id": d.item_ids, "domain": [d.name] * len(d.theme), "title": d.titles, "description": d.descriptions}
+        return pl.concat(
+            pl.DataFrame({"item_id": d.item_ids, "title": d.titles, "description": d.descriptions}).with_columns(
+                pl.lit(d.name).alias("domain")
             )
             for d in self.domains
-        ]  # fmt: skip
-        return pl.concat(frames)
+        ).select("item_id", "domain", "title", "description")
 
     def event_chunks(self) -> Iterator[pl.DataFrame]:
         """Events of `USERS_PER_CHUNK` users at a time, with the tastes behind each.
@@ -139,7 +138,8 @@ class Marketplace:
         c = self.config
         n_seen = len(c.domains)
         groups = [("u", c.users, c.events_per_user, list(range(n_seen)))] if n_seen else []
-        groups += [(f"{name.lower()}-u", c.unseen_users, c.unseen_events_per_user, [n_seen + i]) for i, name in enumerate(c.unseen)]  # fmt: skip
+        for i, name in enumerate(c.unseen):
+            groups.append((f"{name.lower()}-u", c.unseen_users, c.unseen_events_per_user, [n_seen + i]))
         for g, (prefix, users, steps, domains) in enumerate(groups):
             for first in range(0, users, USERS_PER_CHUNK):
                 n = min(USERS_PER_CHUNK, users - first)
@@ -184,7 +184,7 @@ class Marketplace:
         return pl.DataFrame(frame)
 
     def theme_logits(self) -> np.ndarray:
-        """Log-odds of a theme for a favourite pair and the theme bought last (index -1: none). [pairs, last, themes]."""
+        """Log-odds of a theme, by favourite pair and the theme bought last (-1: none). Shape: [pairs, last, themes]."""
         c = self.config
         logits = np.zeros((len(PAIRS), words.N_THEMES + 1, words.N_THEMES))
         logits[np.arange(len(PAIRS))[:, None], :, PAIRS] += c.theme_taste

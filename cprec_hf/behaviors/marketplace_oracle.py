@@ -159,7 +159,7 @@ class MarketplaceOracle:
                 f"row {wrong['row'][0]}: the history given is not all that user did before; the exact Bayes filter "
                 "needs a history_length no shorter than the users' histories"
             )
-        width = max(int(rows["length"].max() or 0), 1)  # type: ignore[call-overload]
+        width = max(int(rows["length"].to_numpy().max(initial=0)), 1)
         items, epochs = np.full((len(rows), width), -1), np.zeros((len(rows), width), dtype=np.int64)
         where = joined["row"].to_numpy(), joined["position"].to_numpy()
         items[where] = joined["item"].to_numpy()

@@ -27,15 +27,16 @@ NOUNS = {
     "Fashion": "jacket scarf dress boots hat gloves sweater belt coat socks skirt shirt",
     "Toys": "doll blocks kite train plush marbles yoyo drum figure wagon slime whistle",
 }
-TAILS = ("", "", "", "", "gift set", "pack of two", "new edition", "limited run for collectors")
-_SYLLABLES = (("nor", "bel", "kar", "tel", "mor", "zan", "lum", "hel", "vor", "pin", "ral", "sto"), ("vik", "la", "dex", "mont", "ia", "ford"))  # fmt: skip
+TAILS = ("", "", "", "", "", "set", "for two", "in a gift box")
+_FIRST = ("nor", "bel", "kar", "tel", "mor", "zan", "lum", "hel", "vor", "pin", "ral", "sto")
+_SECOND = ("vik", "la", "dex", "mont", "ia", "ford")
 
 N_THEMES, N_STYLES, N_NOUNS, N_BRANDS = len(THEMES), len(STYLES), 12, 12
 
 
 def brands(domain_index: int) -> np.ndarray:
     """The 12 brand names of a domain, distinct across the first six domains. Shape: [12] of str."""
-    names = np.array(["".join(pair).capitalize() for pair in product(*_SYLLABLES)])
+    names = np.array(["".join(pair).capitalize() for pair in product(_FIRST, _SECOND)])
     start = domain_index * N_BRANDS
     return np.roll(names.reshape(12, 6).T.ravel(), -start)[:N_BRANDS]
 
@@ -62,7 +63,7 @@ def write_titles(
     noun_word = np.array(NOUNS[domain].split())[noun]
     brand = brands(domain_index)[rng.integers(0, N_BRANDS, n)]
     tail = np.array(TAILS)[rng.integers(0, len(TAILS), n)]
-    shape = rng.integers(0, 3, n)
+    branded = rng.random(n) < 1 / 3
 
     def say(*words: str | np.ndarray) -> np.ndarray:
         text = np.full(n, "", dtype=object)
@@ -70,14 +71,8 @@ def write_titles(
             text = text + np.asarray(word, dtype=object) + " "
         return text
 
-    forms = np.stack(
-        [
-            say(brand, style_word, theme_word, noun_word),
-            say(style_word, theme_word, noun_word),
-            say(brand, theme_word, noun_word, "in", style_word, "style"),
-        ]
-    )
-    titles = forms[shape, np.arange(n)] + tail.astype(object)
+    by_brand = np.where(branded, say("by", brand), "")
+    titles = say(style_word, theme_word, noun_word) + by_brand.astype(object) + tail.astype(object)
     other_theme, other_style = themes[theme, 1 - which_theme], styles[style, 1 - which_style]
     descriptions = say(noun_word, "with", theme_word, other_theme, "theme and", style_word, other_style, "look")
     strip = np.frompyfunc(str.strip, 1, 1)

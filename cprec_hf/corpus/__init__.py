@@ -9,8 +9,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cprec_hf.corpus.stats import corpus_stats as corpus_stats
-
     from cprec_hf.corpus.audit import audit_corpus as audit_corpus
     from cprec_hf.corpus.build import build_corpus as build_corpus
     from cprec_hf.corpus.config import CorpusConfig as CorpusConfig
@@ -20,6 +18,7 @@ if TYPE_CHECKING:
     from cprec_hf.corpus.load import load_facts as load_facts
     from cprec_hf.corpus.ragged import Ragged as Ragged
     from cprec_hf.corpus.record import ModelRecord as ModelRecord
+    from cprec_hf.corpus.stats import corpus_stats as corpus_stats
     from cprec_hf.corpus.template import Template as Template
     from cprec_hf.corpus.template import load_template as load_template
 

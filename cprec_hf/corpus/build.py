@@ -1,7 +1,7 @@
 """Raw logs to a corpus in one call: `cprec corpus build recipes/tiny/corpus.yaml`.
 
 Behaviors -> filters -> cut titles -> pseudonyms -> splits -> pre-training documents -> fine-tuning rows with frozen
-candidates -> Parquet, facts, card -> the audit of what was written. The folder appears whole and audited, or not at all.
+candidates -> Parquet, facts, card -> the audit of what was written. The folder appears whole and audited or not at all.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm.auto import tqdm
 
+import cprec_hf
 from cprec_hf.behaviors.account import Account
 from cprec_hf.behaviors.filters import apply_filters
 from cprec_hf.behaviors.schema import ALL_DOMAIN_POSITION, Behaviors
@@ -145,7 +146,7 @@ def build_from(behaviors: Behaviors, config: CorpusConfig, *, overwrite: bool = 
             "tokens": tokens,
             "titles": {"cut": catalogue.cut, "collisions": catalogue.collisions},
             "seed": config.seed,
-            "cprec_hf": _version(),
+            "cprec_hf": cprec_hf.__version__,
         }  # fmt: skip
         _write_facts(folder, facts)
         _write_facts(folder, facts | {"audit": audit_corpus(folder).require().to_dicts()})
@@ -217,10 +218,11 @@ def _tokenizer(config: CorpusConfig, items: pl.DataFrame, folder: Path) -> tuple
 def _require_room(
     config: CorpusConfig, catalogue: Catalogue, header_tokens: Mapping[str | None, int], block_tokens: int
 ) -> None:
-    """Every window must have room for its header and two of the longest item lines."""
+    """Every window must have room for its header, its candidates if shown, and two of the longest item lines."""
     widest = catalogue.widest
     block = block_tokens + config.candidates * widest if config.candidate_list_in_prompt else 0
-    domain, header = max(header_tokens.items(), key=lambda pair: pair[1])
+    before = {d: (header, block if d in config.downstream else 0) for d, header in header_tokens.items()}
+    domain, (header, block) = max(before.items(), key=lambda pair: sum(pair[1]))
     need = header + block + 2 * widest
     if need > config.window_tokens:
         shown = f", {config.candidates} candidates up to {block}" if block else ""
@@ -259,15 +261,6 @@ def _write_facts(folder: Path, facts: Mapping[str, Any]) -> None:
 
     (folder / FACTS).write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     (folder / "README.md").write_text(render_dataset_card(facts), encoding="utf-8")
-
-
-def _version() -> str:
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version("cprec-hf")
-    except PackageNotFoundError:  # run from a checkout that was never installed
-        return "not installed"
 
 
 def _next(bar: tqdm, step: str) -> None:

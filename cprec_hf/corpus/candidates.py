@@ -23,9 +23,7 @@ _POSITION_STREAM = np.uint64(0xD1B54A32D192ED03)  # sets the target's place apar
 _CHUNK = 1 << 21  # draws held at once
 
 
-def row_keys(
-    dataset: str, split: str, user_ids: Sequence[str] | pa.Array, example_index: np.ndarray
-) -> np.ndarray:
+def row_keys(dataset: str, split: str, user_ids: Sequence[str] | pa.Array, example_index: np.ndarray) -> np.ndarray:
     """The key of each row's stream.
 
     Args:
@@ -97,7 +95,7 @@ def _draw(
     counters = np.arange(1, width + 1, dtype=np.uint64) * _STEP
     drawn = _below(_mix(keys[:, None] + counters), size)
     row = np.arange(n)[:, None]
-    seen = np.unique(np.repeat(row[:, 0], history.lengths) * size + history.values)
+    seen = _sorted_pairs(history, size)
     wanted = ~_contains(seen, row * size + drawn) & (groups[drawn] != groups[targets][:, None])
     order = np.argsort(drawn, axis=1, kind="stable")
     in_order = np.take_along_axis(drawn, order, axis=1)
@@ -115,8 +113,8 @@ def _draw(
 
 
 def _require_enough(size: int, history: Ragged, targets: np.ndarray, count: int, groups: np.ndarray) -> None:
-    pairs = np.unique(np.repeat(np.arange(len(targets)), history.lengths) * size + history.values)
-    row, item = pairs // size, pairs % size
+    pairs = _sorted_pairs(history, size)
+    row, item = np.divmod(pairs[np.diff(pairs, prepend=-1) > 0], size)
     other = groups[item] != groups[targets[row]]
     group_sizes = np.unique_counts(groups)
     same_title = group_sizes.counts[np.searchsorted(group_sizes.values, groups[targets])]
@@ -128,6 +126,11 @@ def _require_enough(size: int, history: Ragged, targets: np.ndarray, count: int,
             f"{size} are left after a history of {history.lengths[worst]} items and the items that share the target's "
             "title; ask for fewer candidates or bring more items"
         )
+
+
+def _sorted_pairs(history: Ragged, size: int) -> np.ndarray:
+    """Each (row, item) of the history as one number, row * size + item, sorted; faster here than `np.unique`."""
+    return np.sort(np.repeat(np.arange(len(history)), history.lengths) * size + history.values)
 
 
 def _contains(sorted_values: np.ndarray, values: np.ndarray) -> np.ndarray:

@@ -65,15 +65,10 @@ def make_catalogue(items: pl.DataFrame, encoder: Encoder, template: Template, ma
 
 def tokenizer_texts(items: pl.DataFrame, template: Template) -> Iterator[str]:
     """What a tokenizer of this corpus is trained on: all item documents, and headers now and then."""
-    yield from frame_documents(items, template)
+    yield from items.select(_documents(items, template)).to_series()
     for domain, n in items.group_by("domain").len().sort("domain").iter_rows():
         yield from [template.prompt(domain, [], [])] * (1 + n // DOCUMENTS_PER_HEADER)
         yield from [template.header(None)] * (1 + n // DOCUMENTS_PER_HEADER)
-
-
-def frame_documents(items: pl.DataFrame, template: Template) -> list[str]:
-    """The item documents of rows with domain, title and description."""
-    return items.select(_documents(items, template)).to_series().to_list()
 
 
 def _documents(items: pl.DataFrame, template: Template) -> pl.Expr:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 BATCH_ROWS = 1 << 15
@@ -56,14 +57,13 @@ def _feed(parts: dict[str, hashlib._Hash], name: str, values: pa.Array) -> None:
 
     feed("valid", values.is_valid().to_numpy(zero_copy_only=False))
     values = values.drop_null()
-    if pa.types.is_list(values.type):
-        feed("lengths", np.diff(np.asarray(values.offsets)).astype("<i8"))
+    if pa.types.is_list(values.type) or pa.types.is_large_list(values.type):
+        feed("lengths", pc.list_value_length(values).to_numpy().astype("<i8"))
         _feed(parts, f"{name}[]", values.flatten())
-    elif pa.types.is_string(values.type):
-        offsets = np.frombuffer(values.buffers()[1], "<i4")[values.offset : values.offset + len(values) + 1]
-        data = values.buffers()[2]
-        bytes_ = np.frombuffer(data, np.uint8) if data is not None else np.zeros(0, np.uint8)
-        feed("lengths", np.diff(offsets).astype("<i8"))
-        feed("bytes", bytes_[offsets[0] : offsets[-1]] if len(offsets) else bytes_[:0])
-    else:
+    elif pa.types.is_integer(values.type):
         feed("values", values.cast(pa.int64()).to_numpy().astype("<i8"))
+    else:
+        feed("lengths", pc.binary_length(values.cast(pa.large_binary())).to_numpy().astype("<i8"))
+        _, offsets, data = values.cast(pa.large_binary()).buffers()
+        ends = np.frombuffer(offsets, "<i8")[[values.offset, values.offset + len(values)]]
+        feed("bytes", np.frombuffer(data or b"", np.uint8)[ends[0] : ends[1]])

@@ -73,12 +73,7 @@ def cpt_sequences(events: pa.Table, plan: SequencePlan) -> pa.Table:
     events = events.select(EVENTS.names).cast(EVENTS)
     parts = [_domain_documents(events, plan)] if "domain" in plan.kinds else []
     parts += [_all_domain_documents(events, plan)] if "all_domain" in plan.kinds else []
-    table = pa.concat_tables(parts).combine_chunks()
-    users = table["user_id"].combine_chunks().dictionary_encode()
-    rank = np.argsort(pc.sort_indices(users.dictionary).to_numpy())
-    codes = users.indices.to_numpy().astype(np.int64)
-    order = np.argsort(rank[codes], kind="stable") if len(codes) else codes
-    return table.take(pa.array(order)).combine_chunks()
+    return sort_table(pa.concat_tables(parts), "user_id")
 
 
 def _domain_documents(events: pa.Table, plan: SequencePlan) -> pa.Table:
@@ -172,8 +167,8 @@ def greedy_windows(
 
 
 def sort_table(table: pa.Table, *keys: str) -> pa.Table:
-    """The table sorted ascending by these columns, in one chunk per column."""
-    order = pc.sort_indices(table, sort_keys=[(key, "ascending") for key in keys])
+    """The table sorted ascending by these columns, ties in their order, one chunk per column."""
+    order = pc.sort_indices(table, sort_keys=[(key, "ascending") for key in keys])  # a stable sort
     return table.take(order).combine_chunks()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,35 @@ import polars as pl
 from cprec_hf.corpus.load import load_facts
 
 
-def corpus_stats(folder: str | Path) -> dict[str, Any]:
-    """Figures read from the files of a corpus folder.
+@dataclass(frozen=True)
+class CorpusStats:
+    """Figures of one corpus; printed as Markdown."""
 
-    Returns:
-        `name`; `tokens` by kind of pre-training document, and of the item documents; `configs`: a list of one dict per
-        file with config, split, rows, users and items (distinct), and the median and 95th percentile of the items a row
-        (a document's items; a history and its target) and of the characters of its text.
+    name: str
+    tokens: dict[str, int]
+    """By kind of pre-training document, and of the item documents."""
+    configs: list[dict[str, Any]]
+    """Per file: config, split, rows, users and items (distinct), and the median and 95th percentile of the items a row
+    (of a document, or a history and its target) and of the characters of its text; None where it has no meaning."""
+
+    def __str__(self) -> str:
+        names = {
+            "config": "config", "split": "split", "rows": "rows", "users": "users", "items": "items",
+            "row_items_median": "items a row", "row_items_p95": "p95", "characters_median": "characters a row",
+            "characters_p95": "p95",
+        }  # fmt: skip
+        lines = [f"# {self.name}", "", "| " + " | ".join(names.values()) + " |", "|---|---|" + "---:|" * 7]
+        for row in self.configs:
+            cells = [
+                row[key] if isinstance(row[key], str) else "-" if row[key] is None else f"{row[key]:,}" for key in names
+            ]
+            lines.append("| " + " | ".join(cells) + " |")
+        tokens = ", ".join(f"{kind} {n:,}" for kind, n in self.tokens.items())
+        return "\n".join([*lines, "", f"Tokens: {tokens}."])
+
+
+def corpus_stats(folder: str | Path) -> CorpusStats:
+    """Figures read from the files of a corpus folder.
 
     Raises:
         InputError: no corpus there.
@@ -28,22 +51,7 @@ def corpus_stats(folder: str | Path) -> dict[str, Any]:
         for config, splits in facts["counts"].items()
         for split in splits
     ]
-    return {"name": facts["name"], "tokens": facts["tokens"], "configs": configs}
-
-
-def stats_table(stats: dict[str, Any]) -> str:
-    """What `corpus_stats` returns, as Markdown."""
-    names = {
-        "config": "config", "split": "split", "rows": "rows", "users": "users", "items": "items",
-        "row_items_median": "items a row", "row_items_p95": "p95", "characters_median": "characters a row",
-        "characters_p95": "p95",
-    }  # fmt: skip
-    lines = [f"# {stats['name']}", "", "| " + " | ".join(names.values()) + " |", "|---|---|" + "---:|" * 7]
-    for row in stats["configs"]:
-        cells = ["-" if row[key] is None else row[key] for key in names]
-        lines.append("| " + " | ".join(f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in cells) + " |")
-    tokens = ", ".join(f"{kind} {n:,}" for kind, n in stats["tokens"].items())
-    return "\n".join([*lines, "", f"Tokens: {tokens}."])
+    return CorpusStats(facts["name"], facts["tokens"], configs)
 
 
 def _file_stats(path: Path, config: str) -> dict[str, int | None]:

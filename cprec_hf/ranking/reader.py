@@ -86,7 +86,7 @@ class Reader:
         if backbone is self.model or head is None:
             return False
         logits = head(backbone(input_ids=ids, use_cache=False)[0])
-        return torch.equal(logits, self.model(input_ids=ids, use_cache=False).logits)
+        return torch.equal(logits, self._whole(input_ids=ids, use_cache=False).logits)
 
     def batch_tokens(self, tokens: int) -> int:
         """`tokens`, or fewer where every position's logits are computed."""
@@ -121,7 +121,11 @@ class Reader:
             inputs["position_ids"] = self.tensor(positions)
         if cache is not None:
             inputs["past_key_values"] = cache
-        return self.model.base_model(**inputs) if self._split else self.model(**inputs)
+        return self.model.base_model(**inputs) if self._split else self._whole(**inputs)
+
+    def _whole(self, **inputs: Any) -> Any:
+        """The forward pass of the model's class, without the autocast or fused loss a trainer may have put over it."""
+        return type(self.model).forward(self.model, **inputs)
 
     def additive(self, allowed: torch.Tensor) -> torch.Tensor:
         """Additive mask [rows, 1, columns, past + columns] of what may be seen, [rows, columns, past + columns].

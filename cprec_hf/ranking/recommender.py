@@ -197,6 +197,11 @@ class Recommender:
             found += [self._listed(catalogue, items, scores[user]) for user, items in enumerate(best)]
         return found
 
+    def titles(self, items: Sequence[str], domain: str | None = None) -> list[str]:
+        """The full titles of these items, in their order. Raises `InputError` for an unknown item or domain."""
+        catalogue = self._catalogue(domain)
+        return catalogue.names.take(catalogue.rows([items], "items")[0]).to_pylist()
+
     def _score(
         self, catalogue: Catalogue, rows: np.ndarray, offsets: np.ndarray, codes: np.ndarray, score: Score
     ) -> np.ndarray:

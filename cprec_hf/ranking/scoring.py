@@ -27,7 +27,7 @@ from cprec_hf.corpus.ragged import Ragged
 from cprec_hf.errors import InputError
 from cprec_hf.ranking.reader import Method, Reader, choose_method, rows_of
 
-_ROW_TOKENS = 512  # candidate tokens side by side in one row; more would only add masked-out attention (our choice)
+_ROW_TOKENS = 256  # candidate tokens side by side in one row; more would only add masked-out attention (our choice)
 
 Scored = Iterator[tuple[np.ndarray, np.ndarray]]  # pair numbers [n] and the log-probability of one token of each [n]
 

@@ -21,7 +21,7 @@ from cprec_hf.corpus.record import ModelRecord
 from cprec_hf.errors import InputError
 from cprec_hf.training.arguments import AnnealArguments, parse_stage
 from cprec_hf.training.checkpoints import find_checkpoint, resume_point
-from cprec_hf.training.data import cpt_rows
+from cprec_hf.training.data import cpt_rows, item_rows, mix_in
 from cprec_hf.training.stage import (
     data_order,
     item_table,
@@ -72,7 +72,9 @@ def main(argv: Sequence[str] | None = None) -> Path:
 
         tokenizer = AutoTokenizer.from_pretrained(trunk)
         model = load_trunk(trunk)
-        rows = cpt_rows(arguments.corpus, arguments.corpus_revision, Encoder(tokenizer), arguments.kinds)
+        encoder, revision = Encoder(tokenizer), arguments.corpus_revision
+        rows = cpt_rows(arguments.corpus, revision, encoder, arguments.kinds)
+        rows = mix_in(rows, item_rows(arguments.corpus, revision, encoder), arguments.item_share, training.seed)
         rows = prepare_rows(rows, model, training, split_long=True, where=f"{arguments.corpus} cpt/train")
         order = data_order(training, len(rows), arguments.kinds)
         ours, trunks = (order, facts["content_sha256"]), (trunk_record.schedule.get("data"), trunk_record.corpus_hash)

@@ -53,6 +53,11 @@ class CptArguments(StageArguments):
     kinds: list[str] | None = field(
         default=None, metadata={"help": "Kinds of document to train on (domain, all_domain); all if not given."}
     )
+    item_share: float = _field(
+        "Share of the tokens that are item documents (titles and descriptions of all domains, the downstream ones' too; "
+        "no behaviour), so that the words of domains without behaviour are not forgotten.",
+        0.0,
+    )
 
 
 @dataclass(kw_only=True)

@@ -19,7 +19,7 @@ import trl
 from cprec_hf.corpus.encoder import Encoder
 from cprec_hf.training.arguments import CptArguments, parse_stage
 from cprec_hf.training.checkpoints import resume_point
-from cprec_hf.training.data import cpt_rows
+from cprec_hf.training.data import cpt_rows, item_rows, mix_in
 from cprec_hf.training.stage import (
     data_order,
     fix_run_length,
@@ -59,6 +59,9 @@ def main(argv: Sequence[str] | None = None) -> Path:
         data = {}
         for split in ["train"] if training.eval_strategy == "no" else ["train", "validation"]:
             rows = cpt_rows(arguments.corpus, arguments.corpus_revision, encoder, arguments.kinds, split)
+            if split == "train":
+                items = item_rows(arguments.corpus, arguments.corpus_revision, encoder)
+                rows = mix_in(rows, items, arguments.item_share, training.seed)
             where = f"{arguments.corpus} cpt/{split}"
             data[split] = prepare_rows(rows, model, training, split_long=True, where=where)
         fix_run_length(training, len(data["train"]))

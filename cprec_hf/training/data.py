@@ -62,6 +62,28 @@ def cpt_rows(
     return _document_rows(table, encoder)
 
 
+def mix_in(rows: datasets.Dataset, items: datasets.Dataset, share: float, seed: int) -> datasets.Dataset:
+    """Behaviour documents with item documents among them, drawn in shuffled passes without repeats within a pass.
+
+    Args:
+        rows: the behaviour documents; all are kept.
+        items: the item documents.
+        share: of all tokens that are item documents', from 0 to below 1; met to within one document.
+        seed: of the passes' order.
+
+    Raises:
+        InputError: `share` is out of range.
+    """
+    if not 0 <= share < 1:
+        raise InputError(f"`item_share` is {share}; give 0 or more and less than 1")
+    wanted = share / (1 - share) * row_lengths(rows).sum()
+    lengths, rng = row_lengths(items), np.random.default_rng(seed)
+    passes = int(wanted // lengths.sum()) + 1
+    order = np.concatenate([rng.permutation(len(items)) for _ in range(passes)])
+    chosen = order[: int((lengths[order].cumsum() <= wanted).sum())]
+    return datasets.concatenate_datasets([rows, items.select(chosen)]) if len(chosen) else rows
+
+
 def sft_rows(
     corpus: str, revision: str | None, encoder: Encoder, config: str, split: str, *, completion_only: bool
 ) -> datasets.Dataset:

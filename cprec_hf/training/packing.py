@@ -84,6 +84,9 @@ def refuse_leaks(model: Any) -> None:
     Transformers builds the block mask for most architectures and silently not for all (state-space and convolution
     layers carry a state across); trying is the only check that holds for any model of the Hub.
 
+    Args:
+        model: a causal language model of transformers, without a PEFT wrapper.
+
     Raises:
         InputError: changing the first document changed the second's hidden states, or the model takes no position ids.
     """

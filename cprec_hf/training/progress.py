@@ -68,7 +68,7 @@ class ProgressLog(TrainerCallback):
             shown = "  ".join(
                 f"{key} {value:.4f}" for key, value in line.items() if "eval_" in key and "per_second" not in key
             )
-            print(f"{self.stage}  step {state.global_step}  {shown}", flush=True)
+            _print(f"{self.stage}  step {state.global_step}  {shown}", stays=True)
         with (Path(args.output_dir or "") / LOG).open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 
@@ -84,11 +84,15 @@ class ProgressLog(TrainerCallback):
             f"lr {line['learning_rate']:.2e}{' ' + line['phase'] if line['phase'] else ''}  "
             f"{line['tokens_per_second']:,.0f} tokens/s  {_duration(seconds)} left"
         )
-        last = state.global_step >= state.max_steps
-        if sys.stdout.isatty():
-            print(f"\r{text:<110}", end="\n" if last else "", flush=True)
-        else:
-            print(text, flush=True)
+        _print(text, stays=state.global_step >= state.max_steps)
+
+
+def _print(text: str, *, stays: bool) -> None:
+    """One line; on a terminal it takes the place of the line before, unless that one stays."""
+    if sys.stdout.isatty():
+        print(f"\r{text:<110}", end="\n" if stays else "", flush=True)
+    else:
+        print(text, flush=True)
 
 
 def _duration(seconds: float) -> str:

@@ -89,7 +89,8 @@ def load_model(model: Any) -> tuple[Any, PreTrainedTokenizerBase]:
         if adapter:
             from peft import AutoPeftModelForCausalLM
 
-            return AutoPeftModelForCausalLM.from_pretrained(name, **options).merge_and_unload(), tokenizer
+            merged = AutoPeftModelForCausalLM.from_pretrained(name, **options).merge_and_unload()
+            return merged.requires_grad_(True), tokenizer  # loaded for use, the base came frozen
         return AutoModelForCausalLM.from_pretrained(name, **options), tokenizer
     except (OSError, ValueError) as error:
         raise InputError(f"`model_name_or_path`: {name} cannot be loaded: {error}") from error
@@ -130,7 +131,8 @@ def prepare_rows(
 def data_order(training: Any, rows: int, kinds: list[str] | None = None) -> dict[str, Any]:
     """All that the order of a run's rows depends on besides the corpus: with these equal, an anneal can go on in it."""
     batch = training.train_batch_size * training.gradient_accumulation_steps * training.world_size
-    return {"rows": rows, "kinds": kinds, "batch": batch, "seed": training.data_seed or training.seed}
+    seed = training.seed if training.data_seed is None else training.data_seed
+    return {"rows": rows, "kinds": kinds, "batch": batch, "seed": seed}
 
 
 def fix_run_length(training: Any, rows: int) -> None:
@@ -204,7 +206,7 @@ def make_record(
 
 def _output_dir(argv: Sequence[str]) -> str | None:
     """The output folder a command line names, read without judging the rest of it."""
-    for flag, value in pairwise(argv):
+    for flag, value in pairwise([part for word in argv for part in word.split("=", 1)]):
         if flag == "--output_dir":
             return value
     try:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import os
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,7 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 import trl
-from transformers import PreTrainedTokenizerBase, PrinterCallback, TrainerCallback
+from torch.optim.lr_scheduler import LambdaLR
+from transformers import PreTrainedTokenizerBase, PrinterCallback, TrainerCallback, TrainerState
 from transformers.trainer_utils import rotate_checkpoints
 
 from cprec_hf.corpus.record import ModelRecord
@@ -45,6 +48,9 @@ class StageTrainer(trl.SFTTrainer):
         probe: measures the model at each evaluation; its metrics get the prefix `eval_`.
         peft_config: trains an adapter instead of the model.
         callbacks: further callbacks.
+
+    Raises:
+        InputError: the model cannot keep packed documents apart, or the disk is too small for what the run will save.
     """
 
     args: Any  # the trainers' own annotations leave much open that is set once they are made
@@ -70,8 +76,13 @@ class StageTrainer(trl.SFTTrainer):
     ) -> None:
         self.record, self.items, self.probe = record, items, probe
         self._run_folder: str | None = None
+        seed = args.seed if args.data_seed is None else args.data_seed
         batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
-        self.order = Order(row_lengths(rows), batch, args.max_steps, args.data_seed or args.seed, start)
+        self.order = Order(row_lengths(rows), batch, args.max_steps, seed, start)
+        _require_space(args, start, 0 if peft_config else sum(p.numel() for p in model.parameters()))
+        blocks = args.packing and "flash" not in model.config._attn_implementation
+        if blocks and not (args.fsdp or os.environ.get("ACCELERATE_USE_FSDP") == "true"):
+            refuse_leaks(_unwrapped(model))  # FSDP's ranks may not hold their weights yet
         args.dataset_kwargs = {"skip_prepare_dataset": True}
         super().__init__(
             model,
@@ -83,11 +94,9 @@ class StageTrainer(trl.SFTTrainer):
             callbacks=[ProgressLog(record.stage, self.order, phases), *callbacks],
         )
         self.remove_callback(PrinterCallback)
-        inner = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
-        if args.packing and "flash" not in inner.config._attn_implementation:
-            if not self.is_fsdp_enabled:  # its ranks may not hold their weights yet
-                refuse_leaks(inner)
+        if blocks:
             self.data_collator = BlockCollator(tokenizer.pad_token_id)
+        inner = _unwrapped(self.model)
         self.kernels = apply_kernels(inner, args.device)
         self._own_loss = has_plain_head(inner.config)
         if self._own_loss:
@@ -121,21 +130,16 @@ class StageTrainer(trl.SFTTrainer):
 
         Args:
             resume: a checkpoint to go on from; its directory may be another run's (an anneal's trunk).
-
-        Raises:
-            InputError: the disk is too small for the checkpoints and the model.
         """
         folder = Path(self.args.output_dir)
         parameters = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
-        saves = -(-self.args.max_steps // self.args.save_steps) if self.args.save_strategy.value == "steps" else 0
-        kept = min(saves, self.args.save_total_limit or saves) + 1
-        require_free_space(folder, kept * parameters * _BYTES_A_PARAMETER)
+        done = 0 if resume is None else TrainerState.load_from_json(str(resume / "trainer_state.json")).global_step
         if self.accelerator.is_main_process:
             n, tokens = len(self.train_dataset), int(self.order.lengths.sum())
             print(
                 f"{self.record.stage}  {tokens:,} tokens in {n:,} rows of at most {self.args.max_length}; "
-                f"{self.args.max_steps - self.order.start:,} steps of {self.order.batch} rows; "
-                f"{parameters:,} parameters to train\n{self.record.stage}  {self.kernels}",
+                f"{self.args.max_steps - done:,} steps of {self.order.batch} rows; {parameters:,} parameters to train\n"
+                f"{self.record.stage}  {self.kernels}",
                 flush=True,
             )
             clear_output(folder, keep=resume is not None and resume.parent.resolve() == folder.resolve())
@@ -154,6 +158,17 @@ class StageTrainer(trl.SFTTrainer):
         begin = super()._init_training_state(max_steps, *args)
         self.state.compute_steps(self.args, max_steps)  # a loaded state brings the intervals of the run that saved it
         return begin
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """Load both, then set the rate of the next step by this run's phases: a trunk's file holds the trunk's."""
+        super()._load_optimizer_and_scheduler(checkpoint)
+        scheduler = self.lr_scheduler
+        if checkpoint is not None and isinstance(scheduler, LambdaLR):
+            at = scheduler.last_epoch
+            rates = [base * share(at) for base, share in zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True)]
+            for group, rate in zip(scheduler.optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate
+            scheduler._last_lr = rates
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Order:
         return self.order
@@ -226,3 +241,18 @@ class StageTrainer(trl.SFTTrainer):
             if self.args.should_save:
                 shutil.rmtree(staging, ignore_errors=True)
         self.accelerator.wait_for_everyone()
+
+
+def _unwrapped(model: Any) -> Any:
+    """The transformers model inside a PEFT wrapper, or the model itself."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def _require_space(args: Any, start: int, parameters: int) -> None:
+    """Refuse a disk too small for the run's checkpoints and its model."""
+    saves = 0
+    if args.save_strategy.value == "steps":
+        interval = args.save_steps if args.save_steps >= 1 else args.save_steps * args.max_steps
+        saves = math.ceil((args.max_steps - start) / interval)
+    kept = min(saves, args.save_total_limit or saves) + 1
+    require_free_space(args.output_dir, kept * parameters * _BYTES_A_PARAMETER)

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cprec_hf.corpus.sequences import EVENTS, SEQUENCES, SequencePlan, cpt_sequences, greedy_windows
@@ -14,15 +14,18 @@ from cprec_hf.corpus.template import load_template
 from cprec_hf.errors import InputError
 
 DOMAINS = ["Books", "Games", "Café & Bar"]
+CLOCKS = st.integers(0, 9)
 HEADERS = {None: 7, "Books": 5, "Games": 4, "Café & Bar": 6}
 
 
-def _plan(window: int = 20, kinds: tuple[str, ...] = ("domain", "all_domain"), times_known: bool = True) -> SequencePlan:
+def _plan(
+    window: int = 20, kinds: tuple[str, ...] = ("domain", "all_domain"), times_known: bool = True
+) -> SequencePlan:
     return SequencePlan("1", kinds, window, HEADERS, times_known)
 
 
 @st.composite
-def events(draw: st.DrawFn, clocks: st.SearchStrategy = st.integers(0, 9)) -> list[dict[str, Any]]:
+def events(draw: st.DrawFn, clocks: st.SearchStrategy = CLOCKS) -> list[dict[str, Any]]:
     row = st.tuples(st.sampled_from("uvwxy"), st.sampled_from(DOMAINS), st.integers(0, 5), st.integers(0, 9), clocks)
     rows = draw(st.lists(row, max_size=60, unique_by=lambda r: r[:4]))
     return [
@@ -84,12 +87,13 @@ def test_documents_equal_those_of_a_row_loop(rows: list[dict[str, Any]], window:
     assert table.to_pylist() == _row_by_row(rows, plan)
 
 
-@given(events(clocks=st.none() | st.integers(0, 9)))
+@given(events(clocks=st.none() | CLOCKS))
 def test_events_whose_order_across_domains_is_unknown_stay_out_of_mixed_documents(rows: list[dict[str, Any]]) -> None:
     assert cpt_sequences(_table(rows), _plan()).to_pylist() == _row_by_row(rows, _plan())
 
 
 @given(events(), st.lists(st.integers(0, 2), min_size=5, max_size=5))
+@settings(max_examples=40)
 def test_any_partition_of_the_users_gives_the_same_rows(rows: list[dict[str, Any]], shard_of: list[int]) -> None:
     shard = dict(zip("uvwxy", shard_of, strict=True))
     parts = [cpt_sequences(_table([r for r in rows if shard[r["user_id"]] == s]), _plan()) for s in range(3)]
@@ -99,6 +103,7 @@ def test_any_partition_of_the_users_gives_the_same_rows(rows: list[dict[str, Any
 
 
 @given(events(), st.randoms())
+@settings(max_examples=40)
 def test_the_order_of_the_rows_that_come_in_does_not_matter(rows: list[dict[str, Any]], random: Any) -> None:
     shuffled = random.sample(rows, len(rows))
     assert cpt_sequences(_table(shuffled), _plan()).equals(cpt_sequences(_table(rows), _plan()))

@@ -19,7 +19,6 @@ from cprec_hf.corpus.encoder import Encoder
 from cprec_hf.corpus.template import Template
 from cprec_hf.errors import InputError
 from cprec_hf.ranking.recommender import Recommender, read_items
-from tests.ranking.conftest import TITLES
 
 HISTORIES = [["Ga1", "Ga4"], [], ["Ga0", "Ga9", "Ga2", "Ga5", "Ga8", "Ga6"]]
 CANDIDATES = [["Ga0", "Ga3", "Ga9"], ["Ga10", "Ga11", "Ga5"], ["Ga7", "Ga8", "Ga4"]]
@@ -37,7 +36,7 @@ def test_mean_and_pmi(byte_level_tokenizer: Any, make_recommender: Any) -> None:
     recommender = make_recommender(byte_level_tokenizer)
     total = log_probabilities(recommender, "Garden", [history[-4:] for history in HISTORIES], CANDIDATES)
     without = log_probabilities(recommender, "Garden", [[], [], []], CANDIDATES)
-    tokens = [[len(line_ids(recommender, title_of(item))) for item in row] for row in CANDIDATES]
+    tokens = [[len(line_ids(recommender, title_of(recommender, item))) for item in row] for row in CANDIDATES]
     mean = recommender.rank(HISTORIES, CANDIDATES, score="mean")
     np.testing.assert_allclose(mean, total / np.array(tokens), atol=1e-4)
     pmi = recommender.rank(HISTORIES, CANDIDATES, score="pmi")
@@ -54,7 +53,7 @@ def test_histories_are_trimmed_to_the_context_whole_items_from_the_left(
     recommender = Recommender(model, byte_level_tokenizer, dataclasses.replace(record, history_length=20), items)
     history = ["Ga1", "Ga4", "Ga9", "Ga6", "Ga2", "Ga8", "Ga11"]
     candidates = ["Ga10", "Ga1"]
-    widest = max(len(line_ids(recommender, title_of(item))) for item in candidates)
+    widest = max(len(line_ids(recommender, title_of(recommender, item))) for item in candidates)
     fitting = [  # by brute force, from the text
         start
         for start in range(len(history) + 1)
@@ -73,7 +72,7 @@ def test_recommend_is_the_exact_best_of_the_whole_catalogue(
     kind: str, llama3_style_tokenizer: Any, make_recommender: Any
 ) -> None:
     recommender = make_recommender(llama3_style_tokenizer, kind)
-    everything = [f"Ga{number}" for number in range(len(TITLES["Garden"]))]
+    everything = [f"Ga{number}" for number in range(12)]
     scores = recommender.rank(HISTORIES, [everything] * len(HISTORIES))
     for exclude in (True, False):
         found = recommender.recommend(HISTORIES, k=5, exclude_history=exclude)
@@ -81,7 +80,7 @@ def test_recommend_is_the_exact_best_of_the_whole_catalogue(
             allowed = [i for i in everything if not (exclude and i in history)]
             best = sorted(allowed, key=lambda item: -scores[user][everything.index(item)])[:5]
             assert [item.item_id for item in found[user]] == best
-            assert [item.title for item in found[user]] == [f"{title_of(item)} (full)" for item in best]
+            assert [item.title for item in found[user]] == [f"{title_of(recommender, item)} (full)" for item in best]
             np.testing.assert_allclose(
                 [item.score for item in found[user]], [scores[user][everything.index(i)] for i in best], atol=1e-4
             )
@@ -146,6 +145,14 @@ def test_the_domain_is_the_models_own_unless_given(byte_level_tokenizer: Any, ma
     games = recommender.rank([["Ga2"]], [["Ga1"]], domain="Games")
     expected = log_probabilities(recommender, "Games", [["Ga2"]], [["Ga1"]])
     np.testing.assert_allclose(games, expected, atol=1e-4)
+
+
+def test_titles_to_show_are_the_full_ones(byte_level_tokenizer: Any, make_recommender: Any) -> None:
+    recommender = make_recommender(byte_level_tokenizer)
+    assert recommender.titles(["Ga5", "Ga0"]) == ["glove (full)", "red lamp (full)"]
+    assert recommender.titles([]) == []
+    with pytest.raises(InputError, match="no item 'Ga1x'"):
+        recommender.titles(["Ga1x"])
 
 
 def test_a_model_of_all_domains_asks_for_one(
@@ -266,6 +273,7 @@ def test_what_a_folder_lacks_is_said(byte_level_tokenizer: Any, make_recommender
         Recommender.from_pretrained(tmp_path / "nowhere")
 
 
+@pytest.mark.filterwarnings("ignore:It seems that you are about to commit a data file")
 def test_a_recommender_loads_by_repo_id_and_revision(
     byte_level_tokenizer: Any, make_recommender: Any, tmp_path: Path
 ) -> None:
@@ -300,13 +308,14 @@ def test_a_recommender_loads_by_repo_id_and_revision(
     np.testing.assert_allclose(json.loads(run.stdout), expected, atol=1e-5)
 
 
-def title_of(item: str) -> str:
-    return TITLES["Garden"][int(item[2:])]
+def title_of(recommender: Recommender, item: str, domain: str = "Garden") -> str:
+    rows = recommender.items.to_pylist()
+    return next(row["title"] for row in rows if (row["domain"], row["item_id"]) == (domain, item))
 
 
 def prompt_ids(recommender: Recommender, domain: str, history: Sequence[str]) -> np.ndarray:
     """From the text of the prompt, start ids included."""
-    titles = [TITLES[domain][int(item[2:])] for item in history]
+    titles = [title_of(recommender, item, domain) for item in history]
     return Encoder(recommender.tokenizer).documents([Template().prompt(domain, titles)]).row(0)
 
 
@@ -322,7 +331,7 @@ def log_probabilities(
     for history, row in zip(histories, candidates, strict=True):
         prefix = prompt_ids(recommender, domain, history)
         for item in row:
-            line = line_ids(recommender, TITLES[domain][int(item[2:])])
+            line = line_ids(recommender, title_of(recommender, item, domain))
             ids = torch.tensor(np.concatenate([prefix, line]).astype(np.int64))
             with torch.no_grad():
                 logits = recommender.model(ids[None, :-1], use_cache=False).logits[0].double()

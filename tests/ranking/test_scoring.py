@@ -1,5 +1,6 @@
 """Every method gives the number that reading one candidate at a time gives."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -117,6 +118,16 @@ def test_lora_adapters_count(config: Any, pairs: tuple[Ragged, Ragged, np.ndarra
     np.testing.assert_allclose(score_candidates(adapted, *pairs), expected, atol=1e-4)
 
 
+@pytest.mark.parametrize("kind", ["qwen3", "gemma2, capped logits"])
+def test_what_a_trainer_put_over_forward_does_not_count(kind: str, pairs: tuple[Ragged, Ragged, np.ndarray]) -> None:
+    """Accelerate runs `model.forward` under autocast; scores are those of the weights' own dtype."""
+    config, values, _ = CHOICES[kind]
+    model = _model(config, **values)
+    expected = one_at_a_time(model, *pairs)
+    model.forward = torch.autocast("cpu", torch.bfloat16)(model.forward)
+    np.testing.assert_allclose(score_candidates(model, *pairs), expected, atol=1e-4)
+
+
 def test_bfloat16_scores_are_those_of_bfloat16(pairs: tuple[Ragged, Ragged, np.ndarray]) -> None:
     model = _model(transformers.LlamaConfig, **GROUPED).to(torch.bfloat16)
     np.testing.assert_allclose(score_candidates(model, *pairs), one_at_a_time(model, *pairs), rtol=0.03, atol=0.3)
@@ -144,6 +155,20 @@ def test_pairs_that_just_fit_are_scored_though_padding_them_together_would_not()
     prefixes, candidates, owners = _tokens(rng, [60, 10, 30]), _tokens(rng, [5, 55, 20]), np.arange(3)
     config, values, _ = CHOICES["gpt-neo"]
     model = _model(config, **values)
+    expected = one_at_a_time(model, prefixes, candidates, owners)
+    np.testing.assert_allclose(score_candidates(model, prefixes, candidates, owners), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(("name", "method"), [("tinystories-neo-3m", "cache"), ("stories-260k", "mask")])
+def test_real_weights(name: str, method: str, shared: Path) -> None:
+    model = transformers.AutoModelForCausalLM.from_pretrained(shared / "weights" / name, dtype=torch.float32).eval()
+    rng = np.random.default_rng(4)
+    prefixes, candidates, owners = (
+        _tokens(rng, [240, 90, 120]),
+        _tokens(rng, [17, 4, 9, 1, 12]),
+        np.array([0, 1, 1, 2, 2]),
+    )
+    assert choose_method(model, 256) == method
     expected = one_at_a_time(model, prefixes, candidates, owners)
     np.testing.assert_allclose(score_candidates(model, prefixes, candidates, owners), expected, atol=1e-4)
 

@@ -105,21 +105,6 @@ def flags(corpus: Path, base_model: Path, tmp_path: Path) -> Callable[..., list[
     return make
 
 
-def log_lines(folder: Path) -> list[dict[str, Any]]:
-    """The training lines of a run's log."""
-    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-    return [line for line in lines if "loss" in line]
-
-
-def half_written(folder: Path) -> list[Path]:
-    """Whatever in a run's folder is not whole: staging folders, temporary files, pickled arguments."""
-    return [
-        p
-        for p in folder.rglob("*")
-        if p.name.endswith(".tmp") or p.name.startswith(".") or p.name == "training_args.bin"
-    ]
-
-
 def _text(value: Any) -> str:
     return json.dumps(value) if isinstance(value, (dict, bool)) else str(value)
 

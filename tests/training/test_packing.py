@@ -35,7 +35,7 @@ def test_packing_keeps_every_token_in_its_place(lengths, block):
 
 @pytest.mark.parametrize("kind", ["qwen3", "llama", "gpt_neo", "mistral"])
 def test_packed_loss_equals_unpacked_loss(kind, make_tiny_model, byte_level_tokenizer):
-    """One block batch against each document alone through the model's own forward: the same loss, the same gradients."""
+    """A batch of blocks against each document alone through the model's own forward: loss and gradients."""
     rng = np.random.default_rng(3)
     documents = [rng.integers(1, 400, n).tolist() for n in (40, 7, 33, 21, 2, 30, 64)]
     packed = pack_rows(rows_of(documents), 64, seed=0)

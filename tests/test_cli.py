@@ -1,0 +1,60 @@
+"""The command line: help with examples, one clear message for bad input, no traceback, Ctrl-C."""
+
+import pytest
+
+from cprec_hf import cli
+
+VERBS = [
+    ["demo"], ["corpus"], ["corpus", "build"], ["corpus", "audit"], ["corpus", "stats"], ["corpus", "push"],
+    ["train"], ["anneal"], ["evaluate"], ["recommend"],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("verb", VERBS, ids=[" ".join(verb) for verb in VERBS])
+def test_each_verb_shows_an_example(verb, capsys):
+    with pytest.raises(SystemExit) as end:
+        cli.main([*verb, "--help"])
+    assert end.value.code == 0
+    said = capsys.readouterr().out
+    assert "example: cprec " + verb[0] in said or "for example" in said
+
+
+def test_without_a_verb_it_helps(capsys):
+    assert cli.main([]) == 0
+    assert "VERB" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["corpus", "build", "no/such.yaml"], "no recipe no/such.yaml"),
+        (["corpus", "audit", "no-such-folder/here/x"], "no-such-folder"),
+        (["train", "cpt", "--config", "no/such.yaml"], "no recipe no/such.yaml"),
+        (["anneal", "--config", "no/such.yaml"], "no recipe no/such.yaml"),
+        (["evaluate", "--config", "no/such.yaml"], "no recipe no/such.yaml"),
+        (["recommend", "no-such-folder/here/x"], "no-such-folder"),
+    ],
+)
+def test_bad_input_is_one_message_and_status_2(argv, message, capsys):
+    assert cli.main(argv) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("cprec: ") and message in said and "Traceback" not in said
+
+
+def test_ctrl_c_in_the_corpus_build_leaves_nothing(tmp_path, monkeypatch, capsys):
+    import cprec_hf.corpus.build as build
+
+    def interrupt(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(build, "audit_corpus", interrupt)
+    monkeypatch.chdir(tmp_path)
+    recipe = tmp_path / "corpus.yaml"
+    recipe.write_text(
+        "name: t\noutput: out/corpus\ndownstream: [Music]\ntokenizer: {vocab_size: 400}\ncandidates: 5\n"
+        "source: {kind: marketplace, users: 30, unseen_users: 60, items_per_domain: 160}\n",
+        encoding="utf-8",
+    )
+    assert cli.main(["corpus", "build", str(recipe)]) == 130
+    assert "interrupted" in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == ["corpus.yaml"]

@@ -1,0 +1,61 @@
+"""Every shipped recipe parses, is short, and opens with a line that says hardware and what to expect."""
+
+from pathlib import Path
+
+import pytest
+
+from cprec_hf.errors import InputError
+from cprec_hf.recipes import read_recipe, read_yaml, shipped
+
+RECIPES = sorted(path for path in shipped("recipes").glob("*/*.yaml"))
+NAMES = [f"{path.parent.name}/{path.name}" for path in RECIPES]
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=NAMES)
+def test_recipe(path: Path, monkeypatch):
+    lines = path.read_text(encoding="utf-8").splitlines()
+    assert len(lines) <= 40
+    assert lines[0].startswith("# ") and not lines[1].startswith("#")
+    monkeypatch.setenv("CPREC_AMAZON", "unused")
+    if path.parent.name == "accelerate":
+        assert read_yaml(path)["num_processes"] >= 1
+    elif path.stem.startswith("corpus"):
+        from cprec_hf.corpus.config import CorpusConfig
+
+        assert set(read_recipe(path, CorpusConfig).downstream)
+    elif path.stem.startswith("evaluate"):
+        from cprec_hf.evaluation.config import EvaluateConfig
+
+        assert read_recipe(path, EvaluateConfig).methods
+    else:
+        from cprec_hf.training import arguments as a
+
+        cls = {"base": a.BaseArguments, "cpt": a.CptArguments, "anneal": a.AnnealArguments, "sft": a.SftArguments}
+        stage, training, _, _ = a.parse_stage(cls[path.stem.split("-")[0]], ["--config", str(path)])
+        assert training.output_dir == read_yaml(path)["output_dir"]
+        assert stage.corpus == read_yaml(path)["corpus"]
+
+
+def test_the_stages_of_a_recipe_folder_hand_on_to_each_other():
+    """Every folder a tiny recipe reads is one that another tiny recipe writes."""
+    for name in ("tiny", "amazon-small"):
+        values = {path.stem: read_yaml(path) for path in (shipped("recipes") / name).glob("*.yaml")}
+        written = {v.get("output_dir", v.get("output")) for v in values.values()}
+        keys = ("corpus", "model_name_or_path", "init_from")
+        read = {v[key] for v in values.values() for key in keys if key in v and "outputs/" in v[key]}
+        read |= {m["model"] for stem, v in values.items() if stem == "evaluate" for m in v["methods"] if "model" in m}
+        assert read <= written, name
+
+
+def test_an_unknown_key_names_the_nearest(tmp_path):
+    from cprec_hf.corpus.config import CorpusConfig
+    from cprec_hf.training.arguments import CptArguments, parse_stage
+
+    corpus = tmp_path / "corpus.yaml"
+    corpus.write_text("name: x\nwindow_token: 5\n", encoding="utf-8")
+    with pytest.raises(InputError, match="unknown key `window_token`; did you mean `window_tokens`"):
+        read_recipe(corpus, CorpusConfig)
+    cpt = tmp_path / "cpt.yaml"
+    cpt.write_text("corpus: c\noutput_dir: o\nlearning_rat: 1\n", encoding="utf-8")
+    with pytest.raises(InputError, match="unknown key `learning_rat`; did you mean `learning_rate`"):
+        parse_stage(CptArguments, ["--config", str(cpt)])

@@ -1,0 +1,108 @@
+import shutil
+
+import pytest
+
+from cprec_hf.corpus.record import ModelRecord
+from cprec_hf.errors import InputError
+from cprec_hf.training import anneal, cpt
+from training.runs import BRANCH as ALONE
+from training.runs import half_written, interrupt_at, log_lines, untimed, weights
+
+BRANCH = {**ALONE, "gradient_accumulation_steps": 2}
+RUN = {"gradient_accumulation_steps": 2, "warmup_steps": 2}
+SHAPE = {"anneal_shape": "cosine", "min_lr_ratio": 0.1}
+
+
+@pytest.fixture
+def trunk(flags):
+    """Six steps, checkpoints at 1, 5 and 6."""
+    return cpt.main(flags("trunk", **RUN, max_steps=6, save_steps=5))
+
+
+def test_an_anneal_equals_an_uninterrupted_run_step_for_step(flags, trunk):
+    whole = cpt.main(flags("whole", **RUN, max_steps=10, lr_scheduler_kwargs={**SHAPE, "num_anneal_steps": 4}))
+    branch = anneal.main(
+        flags(
+            "branch",
+            **BRANCH,
+            init_from=trunk,
+            anneal_steps=4,
+            lr_scheduler_kwargs=SHAPE,
+            continue_data="true",
+        )
+    )
+    expected, got = untimed(whole), untimed(branch)
+    assert [line["phase"] for line in expected] == ["warmup"] * 2 + ["stable"] * 4 + ["anneal"] * 4
+    assert got == expected[6:]
+    assert weights(branch) == weights(whole) != weights(trunk)
+    record = ModelRecord.load(branch)
+    assert (record.stage, record.base) == ("anneal", str(trunk / "checkpoint-6"))
+    assert record.parents == [*ModelRecord.load(trunk).parents, str(trunk / "checkpoint-6")]
+    assert [record.schedule[f"{p}_steps"] for p in ("warmup", "stable", "anneal")] == [2, 4, 4]
+
+
+def test_its_own_mixture_is_read_from_its_beginning(flags, trunk):
+    """Six steps into the trunk, new data starts with its first row, and a resumed anneal goes on where it stopped."""
+    options = {
+        **BRANCH,
+        "init_from": trunk / "checkpoint-5",
+        "anneal_steps": 4,
+        "kinds": "all_domain",
+        "save_steps": 7,
+    }
+    branch = anneal.main(flags("branch", **options))
+    lines = log_lines(branch)
+    assert [line["step"] for line in lines] == [6, 7, 8, 9]
+    assert [line["learning_rate"] for line in lines] == sorted((line["learning_rate"] for line in lines), reverse=True)
+    # The same rows in a run of their own, from step 0: the same tokens are read.
+    alone = cpt.main(flags("alone", **RUN, max_steps=4, kinds="all_domain"))
+    assert [line["tokens"] for line in lines] == [line["tokens"] for line in log_lines(alone)]
+    assert ModelRecord.load(branch).tokens == lines[-1]["tokens"]
+
+
+def test_an_interrupted_anneal_resumes_in_its_own_data(flags, trunk, monkeypatch, capsys):
+    options = {**BRANCH, "init_from": trunk, "anneal_steps": 4, "kinds": "all_domain", "save_steps": 8}
+    whole = anneal.main(flags("whole", **options))
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        interrupt_at(9, patch)
+        anneal.main(flags("stopped", **options))
+    out = whole.parent / "stopped"
+    assert "checkpoint-8" in capsys.readouterr().err
+    assert half_written(out) == []
+    resumed = anneal.main([*flags("stopped", **options), "--resume_from_checkpoint", "true"])
+    assert weights(resumed) == weights(whole)
+    assert untimed(resumed) == untimed(whole)
+
+
+def test_an_adapter_goes_on_as_an_adapter(flags):
+    trunk = cpt.main(flags("trunk", use_peft="true", lora_r=2, max_steps=4))
+    whole = cpt.main(
+        flags("whole", use_peft="true", lora_r=2, max_steps=6, lr_scheduler_kwargs={"num_anneal_steps": 2})
+    )
+    branch = anneal.main(flags("branch", **ALONE, init_from=trunk, anneal_steps=2, continue_data="true"))
+    assert untimed(branch) == untimed(whole)[4:]
+    files = [folder / "adapter_model.safetensors" for folder in (branch, whole)]
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_what_cannot_be_annealed(flags, trunk):
+    def refused(match, name="out", **change):
+        with pytest.raises(InputError, match=match):
+            anneal.main(flags(name, **{**BRANCH, "init_from": trunk, "anneal_steps": 2} | change))
+
+    refused("give `anneal_steps`", max_steps=9)
+    refused("the peak is the trunk's", learning_rate=0.1)
+    refused("`anneal_steps` is 0", anneal_steps=0)
+    refused("give `anneal_steps`", lr_scheduler_kwargs={"anneal_ratio": 0.5})
+    refused("no complete checkpoint", init_from=trunk.parent)
+    refused("is the trunk's own folder", name="trunk")
+    refused("make them equal", continue_data="true", kinds="domain")
+    refused("make them equal", continue_data="true", gradient_accumulation_steps=1)
+    assert not (trunk.parent / "out").exists()
+    branch = anneal.main(flags("branch", **BRANCH, init_from=trunk, anneal_steps=2))
+    refused(r"at step 8, outside its stable phase \(steps 2 to 6\)", init_from=branch)
+    linear = cpt.main(flags("linear", lr_scheduler_type="linear", max_steps=2))
+    refused("was trained under `linear`", init_from=linear)
+    shutil.rmtree(trunk / "checkpoint-6")
+    (trunk / "checkpoint-5" / "optimizer.pt").unlink()
+    refused("no complete checkpoint")

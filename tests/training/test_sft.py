@@ -1,0 +1,114 @@
+import json
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from cprec_hf.corpus.encoder import Encoder
+from cprec_hf.corpus.record import ModelRecord
+from cprec_hf.errors import InputError
+from cprec_hf.training import sft
+from cprec_hf.training.probe import RankingProbe
+from training.runs import half_written, log_lines, weights
+
+
+def probes(out):
+    lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    return {line["step"]: line["eval_ndcg@10"] for line in lines if "eval_ndcg@10" in line}
+
+
+def test_fine_tuning_on_the_only_downstream_domain(flags):
+    out = sft.main(flags("sft", max_steps=3))
+    assert half_written(out) == []
+    assert ModelRecord.load(out).domain == "Tools"
+    assert len(log_lines(out)) == 3
+    assert [line["phase"] for line in log_lines(out)] == ["stable", "stable", "anneal"]  # a whole WSA run by default
+
+
+@pytest.mark.parametrize("completion_only", [True, False])
+def test_the_loss_is_over_the_positions_asked_for(flags, corpus, base_model, completion_only):
+    """One step over all 30 rows: the logged loss against the model's own logits, row by row."""
+    out = sft.main(
+        flags("sft", max_steps=1, per_device_train_batch_size=30, packing=False, completion_only_loss=completion_only)
+    )
+    model, encoder = (
+        AutoModelForCausalLM.from_pretrained(base_model),
+        Encoder(AutoTokenizer.from_pretrained(base_model)),
+    )
+    total = count = 0
+    for row in pq.read_table(corpus / "sft-tools" / "train.parquet").to_pylist():
+        prompt = encoder.documents([row["prompt"]]).row(0)
+        ids = np.concatenate([prompt, encoder.segments([row["completion"]]).row(0)]).astype(np.int64)
+        log_probs = model(torch.tensor(ids[None])).logits[0, :-1].log_softmax(-1)
+        first = len(prompt) - 1 if completion_only else 0
+        picked = log_probs[np.arange(len(ids) - 1), ids[1:]][first:]
+        total, count = total - picked.sum().item(), count + len(picked)
+    assert log_lines(out)[0]["loss"] == pytest.approx(total / count, rel=1e-5)
+
+
+def test_early_stopping_keeps_the_best_by_ranking(flags, corpus):
+    options = {"max_steps": 40, "learning_rate": 0.05, "save_total_limit": 40}
+    out = sft.main(flags("sft", **options, eval_steps=2, early_stopping_patience=2, probe_users=6))
+    found = probes(out)
+    best = max(found, key=lambda step: (found[step], -step))
+    assert max(found) == min(best + 4, 40)  # stopped two evaluations after the best
+    assert weights(out) == weights(out / f"checkpoint-{best}")
+    record = ModelRecord.load(out)
+    assert record.schedule["step"] == best
+    assert record.tokens == log_lines(out)[best - 1]["tokens"]
+    # The probe's number is that of the saved model.
+    probe = RankingProbe(str(corpus), None, "Tools", "sft-tools", Encoder(AutoTokenizer.from_pretrained(out)), 6)
+    assert probe(AutoModelForCausalLM.from_pretrained(out))["ndcg@10"] == pytest.approx(found[best], abs=1e-6)
+
+
+def test_the_probe_against_one_candidate_at_a_time(corpus, base_model):
+    model, encoder = (
+        AutoModelForCausalLM.from_pretrained(base_model),
+        Encoder(AutoTokenizer.from_pretrained(base_model)),
+    )
+    titles = {row["item_id"]: row["title"] for row in pq.read_table(corpus / "items" / "train.parquet").to_pylist()}
+    hits, gains = [], []
+    for row in pq.read_table(corpus / "sft-tools" / "validation.parquet").to_pylist():
+        scores = []
+        prompt = encoder.documents([row["prompt"]]).row(0)
+        for item in row["candidates"]:
+            ids = np.concatenate([prompt, encoder.segments([titles[item] + "\n"]).row(0)]).astype(np.int64)
+            log_probs = model(torch.tensor(ids[None])).logits[0, :-1].log_softmax(-1)
+            scores.append(log_probs[np.arange(len(ids) - 1), ids[1:]][len(prompt) - 1 :].sum().item())
+        rank = sum(score > scores[row["candidates"].index(row["target"])] for score in scores)
+        hits.append(rank == 0)
+        gains.append(1 / np.log2(rank + 2) if rank < 10 else 0)
+    got = RankingProbe(str(corpus), None, "Tools", "sft-tools", encoder, 100)(model)
+    assert got == pytest.approx({"hr@1": np.mean(hits), "ndcg@10": np.mean(gains)})
+
+
+def test_an_adapter_and_a_model_built_on_it(flags):
+    adapter = sft.main(flags("lora", use_peft="true", lora_r=2, max_steps=2))
+    assert (adapter / "adapter_model.safetensors").exists()
+    with pytest.raises(InputError, match="would put a second one on it"):
+        sft.main(flags("twice", model_name_or_path=adapter, use_peft="true"))
+    merged = sft.main(flags("merged", model_name_or_path=adapter, max_steps=1, learning_rate=0))
+    ids = torch.tensor([[5, 6, 7, 8]])
+    from peft import AutoPeftModelForCausalLM
+
+    expected = AutoPeftModelForCausalLM.from_pretrained(adapter)(ids).logits
+    torch.testing.assert_close(AutoModelForCausalLM.from_pretrained(merged)(ids).logits, expected)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"domain": "Books"}, "`domain` is 'Books'; "),
+        ({"early_stopping_patience": 2}, "give at least 1, and `eval_steps`"),
+        ({"eval_strategy": "steps", "eval_steps": 1, "probe_users": 0}, "`probe_users` 0 leaves no validation row"),
+        ({"max_length": 50}, "rows are longer than `max_length` 50"),
+        ({"load_in_4bit": "true"}, "not supported"),
+    ],
+)
+def test_bad_input(flags, tmp_path, change, said):
+    with pytest.raises(InputError) as error:
+        sft.main(flags("out", **change))
+    assert said in str(error.value)
+    assert not (tmp_path / "out").exists()

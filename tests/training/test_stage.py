@@ -1,0 +1,115 @@
+"""What all stages share: Ctrl-C wherever it strikes, several processes, and one line for what the user must mend."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+from accelerate.commands.config.config_args import load_config_from_file
+from safetensors.numpy import load_file
+
+from cprec_hf.corpus.record import ModelRecord
+from cprec_hf.recipes import find_recipe
+from cprec_hf.training import anneal, base, cpt, sft
+from cprec_hf.training.checkpoints import newest_checkpoint
+from cprec_hf.training.stage import run_as_command
+from cprec_hf.training.trainer import StageTrainer
+from training.runs import BASE, BRANCH, half_written, interrupt_at, weights
+
+
+@pytest.fixture
+def runs(flags):
+    """`runs[stage]()`: the stage's main and a command line for it that saves every second step."""
+
+    def trunk():
+        return cpt.main(flags("trunk", max_steps=2, save_steps=1))
+
+    return {
+        "base": lambda: (base, flags("out", **{**BASE, "max_steps": 6}, save_steps=2)),
+        "cpt": lambda: (cpt, flags("out", max_steps=6, save_steps=2)),
+        "anneal": lambda: (anneal, flags("out", **BRANCH, init_from=trunk(), anneal_steps=4, save_steps=2)),
+        "sft": lambda: (sft, flags("out", max_steps=6, save_steps=2, eval_strategy="steps", eval_steps=2)),
+    }
+
+
+@pytest.mark.parametrize("stage", ["base", "cpt", "anneal", "sft"])
+@pytest.mark.parametrize("moment", ["between steps", "while a checkpoint is saved", "while the model is saved"])
+def test_ctrl_c(runs, stage, moment, monkeypatch, capsys, tmp_path):
+    module, argv = runs[stage]()
+    whole = StageTrainer._describe
+
+    def describe(self, folder, step):
+        whole(self, folder, step)
+        if (moment == "while the model is saved") == (folder.name == ".final.tmp") and step >= 4:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit) as done:
+        if moment == "between steps":
+            interrupt_at(5, patch)
+        else:
+            patch.setattr(StageTrainer, "_describe", describe)
+        module.main(argv)
+    out, said = tmp_path / "out", capsys.readouterr().err
+    assert done.value.code == 130
+    assert half_written(out) == []
+    assert {p.name for p in out.iterdir()} == {"log.jsonl", *(p.name for p in out.glob("checkpoint-*"))}
+    newest = newest_checkpoint(out)
+    steps = {int(p.name.split("-")[1]) for p in out.glob("checkpoint-*")}
+    if stage == "anneal" and moment == "while a checkpoint is saved":
+        assert steps == set()
+    else:
+        assert newest is not None
+        assert newest.name == f"checkpoint-{max(steps)}"
+    command = f"python -m cprec_hf.training.{stage}"
+    assert said.count(command) == 1
+    assert "interrupted" in said
+    assert (f"--resume_from_checkpoint {newest}" in said) == (newest is not None)
+
+    if newest is not None:
+        assert (module.main([*argv, "--resume_from_checkpoint", "true"]) / "cprec.json").exists()
+        assert half_written(out) == []
+
+
+def test_what_the_user_must_mend_is_one_line(flags, capsys):
+    with pytest.raises(SystemExit) as done:
+        run_as_command(lambda: cpt.main(flags("out", learning_rat=1)))
+    assert done.value.code == 2
+    said = capsys.readouterr()
+    assert (said.out, said.err) == (
+        "",
+        "cprec: the command line: unknown key `learning_rat`; did you mean `learning_rate`?\n",
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("cpu", "NO"), ("single_gpu", "NO"), ("ddp", "MULTI_GPU"), ("fsdp2", "FSDP")]
+)
+def test_accelerate_reads_the_recipes(name, kind):
+    config = load_config_from_file(str(find_recipe(f"accelerate/{name}.yaml")))
+    assert config.distributed_type.value == kind
+    assert config.use_cpu == (name == "cpu")
+    if name == "fsdp2":
+        assert (config.fsdp_config["fsdp_version"], config.fsdp_config["fsdp_state_dict_type"]) == (
+            2,
+            "FULL_STATE_DICT",
+        )
+
+
+def test_two_processes_train_the_model_of_one(flags):
+    """DDP over gloo: two processes of one row each against one process of two rows."""
+    one = cpt.main(flags("one", max_steps=3, save_steps=2))
+    argv = flags("two", max_steps=3, save_steps=2, per_device_train_batch_size=1)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29541"]
+    done = subprocess.run(
+        [*launch, "-m", "cprec_hf.training.cpt", *argv],
+        capture_output=True, text=True, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    two = one.parent / "two"
+    assert half_written(two) == []
+    assert {p.name for p in two.iterdir()} == {p.name for p in one.iterdir()}
+    expected, got = load_file(one / "model.safetensors"), load_file(two / "model.safetensors")
+    for name, values in expected.items():
+        assert abs(values - got[name]).max() < 2e-4, name
+    assert ModelRecord.load(two).tokens == ModelRecord.load(one).tokens
+    assert weights(two) == weights(two / "checkpoint-3")
