@@ -77,6 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     build = _verb(actions, "build", "logs to an audited corpus", "cprec corpus build recipes/tiny/corpus.yaml")
     build.add_argument("recipe", help="a corpus recipe")
     build.add_argument("--output", help="folder to write, in place of the recipe's")
+    build.add_argument("--tokenizer", help="repo or folder of the tokenizer to count with, in place of the recipe's")
     build.add_argument("--overwrite", action="store_true", help="replace the folder if it exists")
     build.set_defaults(run=_corpus_build)
     audit = _verb(
@@ -134,7 +135,7 @@ def _verb(verbs: argparse._SubParsersAction, name: str, what: str, example: str)
 def _demo(_: argparse.Namespace) -> int:
     from cprec_hf.demo import run_demo
 
-    run_demo()
+    run_demo(main)
     return 0
 
 
@@ -143,7 +144,7 @@ def _corpus_build(given: argparse.Namespace) -> int:
     from cprec_hf.corpus.config import CorpusConfig
     from cprec_hf.recipes import read_recipe
 
-    overrides = {"output": given.output} if given.output else {}
+    overrides = {key: getattr(given, key) for key in ("output", "tokenizer") if getattr(given, key)}
     folder = build_corpus(read_recipe(given.recipe, CorpusConfig, overrides), overwrite=given.overwrite)
     print(f"{folder}: audited and written")
     return 0

@@ -9,9 +9,9 @@ import shlex
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
-from cprec_hf import cli
 from cprec_hf.errors import InputError
 
 OUTPUT = Path("outputs/tiny")
@@ -31,8 +31,11 @@ STEPS = (
 LAST = "recommend outputs/tiny/sft --example 0 --score pmi"
 
 
-def run_demo() -> None:
-    """Run every step, each as its own `cprec` command; the last in a fresh process that knows only the model's folder.
+def run_demo(cprec: Callable[[list[str]], int]) -> None:
+    """Run every step, each as its own command; the last in a fresh process that knows only the model's folder.
+
+    Args:
+        cprec: the command line, `cli.main`.
 
     Raises:
         InputError: a step failed; the message says which.
@@ -40,7 +43,7 @@ def run_demo() -> None:
     begin = time.monotonic()
     for number, (what, command) in enumerate(STEPS, 1):
         _announce(number, what, command, begin)
-        if status := cli.main([*shlex.split(command), "--overwrite"]):
+        if status := cprec([*shlex.split(command), "--overwrite"]):
             raise SystemExit(status)
     _announce(len(STEPS) + 1, "A fresh process loads the model and recommends", LAST, begin)
     done = subprocess.run([sys.executable, "-m", "cprec_hf.cli", *shlex.split(LAST)], check=False)

@@ -60,8 +60,14 @@ class MarketplaceConfig:
         names = [*self.domains, *self.unseen]
         if unknown := [name for name in names if name not in words.NOUNS]:
             raise InputError(f"the marketplace has no domain {unknown[0]!r}; choose among {', '.join(words.NOUNS)}")
-        if len(set(names)) != len(names):
-            raise InputError(f"the marketplace's domains repeat: {', '.join(names)}")
+        if len(set(names)) != len(names) or not names:
+            raise InputError(f"the marketplace's domains are {', '.join(names) or 'none'}; name one or more, each once")
+        sizes = ("users", "events_per_user", "unseen_users", "unseen_events_per_user", "items_per_domain")
+        for key, least in {"seed": 0, **dict.fromkeys(sizes, 1)}.items():
+            if getattr(self, key) < least:
+                raise InputError(f"`{key}` is {getattr(self, key)}; give at least {least}")
+        if not 0 <= self.drift <= 1:
+            raise InputError(f"`drift` is {self.drift}; it is a probability, from 0 to 1")
         longest = max(self.unseen_events_per_user, self.events_per_user if self.domains else 0)
         if longest * 4 > self.items_per_domain:
             raise InputError(
@@ -206,7 +212,8 @@ class Marketplace:
         theme = np.exp(self.theme_logits())[pair, last]
         styles = np.exp(c.style_taste * np.eye(words.N_STYLES))[style]
         nouns = np.exp(c.noun_taste * np.eye(words.N_NOUNS))[noun]
-        cells = (theme[:, :, None, None] * styles[:, None, :, None] * nouns[:, None, None, :]).reshape(len(pair), -1)
+        cells = theme[:, :, None, None] * styles[:, None, :, None] * nouns[:, None, None, :]
+        cells = cells.reshape(len(pair), n_cells)
         cells *= mass[epoch]
         cells = cells.cumsum(axis=1)
         item = np.empty(len(pair), dtype=np.int64)

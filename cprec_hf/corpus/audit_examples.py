@@ -9,7 +9,7 @@ from typing import Any
 import polars as pl
 import polars.selectors as cs
 
-from cprec_hf.corpus.audit import AuditRow, Tally, batches, render, sampled_tokens
+from cprec_hf.corpus.audit_report import AuditRow, Tally, batches, render, sampled_tokens
 from cprec_hf.corpus.encoder import Encoder
 from cprec_hf.corpus.memoriser import memoriser_hit_rate
 from cprec_hf.corpus.template import load_template

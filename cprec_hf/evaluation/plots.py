@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from cprec_hf.corpus.record import ModelRecord
 from cprec_hf.errors import InputError
 from cprec_hf.evaluation.config import ORACLES
-from cprec_hf.evaluation.report import printable
+from cprec_hf.hub.markdown import one_line
 
 _PHASES = {"warmup": "#f6c667", "stable": "#bfe3c8", "anneal": "#b9d3f0"}
 _KINDS = {"model": "#2b6cb0", "other": "#9aa5b1"}
@@ -97,7 +97,7 @@ def plot_comparison(results: Mapping[str, Any], path: Path) -> None:
                 panel.axvspan(value["low"], value["high"], color=shade, alpha=0.08, lw=0)
             panel.set(xlabel=metric, xlim=(0, None))
             if oracles:
-                panel.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False, ncols=2, fontsize=8)
+                panel.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False, ncols=1, fontsize=8)
         panels[0].set_yticks(range(len(methods)), [_short(m["name"]) for m in methods])
         panels[0].invert_yaxis()
         _save(figure, path)
@@ -177,7 +177,7 @@ def _count(n: float) -> str:
 
 
 def _short(name: str) -> str:
-    line = printable(name)
+    line = one_line(name)
     return line if len(line) <= 60 else line[:59] + "…"
 
 

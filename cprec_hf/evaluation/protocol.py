@@ -23,9 +23,10 @@ import pyarrow.parquet as pq
 
 from cprec_hf.evaluation.config import EvaluateConfig, MethodConfig
 from cprec_hf.evaluation.methods import Task, score_method
-from cprec_hf.evaluation.report import console_table, printable, write_report
+from cprec_hf.evaluation.report import console_table, write_report
 from cprec_hf.evaluation.significance import RESAMPLES, bootstrap_means, compare, estimate
 from cprec_hf.files import atomic_folder, require_free_space
+from cprec_hf.hub.markdown import one_line
 from cprec_hf.metrics.ranking_at_k.ranking_at_k import ranking_at_k
 from cprec_hf.recipes import read_recipe
 
@@ -87,7 +88,7 @@ def _score_all(task: Task) -> tuple[dict[str, dict[str, np.ndarray]], dict[str, 
         spent[is_model] = [spent[is_model][0] + seconds, spent[is_model][1] + 1]
         first = f"hr@{config.k[0]}"
         print(
-            f"[{i}/{len(config.methods)}] {printable(method.name):<{width}}  {first} "
+            f"[{i}/{len(config.methods)}] {one_line(method.name):<{width}}  {first} "
             f"{per_user[method.name][first].mean():.3f}  {seconds:.1f} s{_left(config.methods[i:], spent)}",
             flush=True,
         )

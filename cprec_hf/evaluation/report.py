@@ -5,14 +5,13 @@ Names of methods, domains, corpora and models come from users: in `report.md` th
 
 from __future__ import annotations
 
-import html
 import json
-import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cprec_hf.evaluation.config import ORACLES
+from cprec_hf.hub.markdown import escape, one_line
 
 if TYPE_CHECKING:
     from cprec_hf.evaluation.plots import Curve
@@ -48,13 +47,13 @@ def headline_metrics(ks: Sequence[int]) -> list[str]:
 def console_table(results: Mapping[str, Any]) -> str:
     """The table as aligned plain text."""
     head, body = _cells(results)
-    rows = [[printable(cell) for cell in row] for row in [head, *body]]
+    rows = [[one_line(cell) for cell in row] for row in [head, *body]]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [
         "  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))])
         for row in rows
     ]
-    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:], *(f"  {n}" for n in _notes(results, printable))])
+    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:], *(f"  {n}" for n in _notes(results, one_line))])
 
 
 def markdown(results: Mapping[str, Any], figures: Mapping[str, str]) -> str:
@@ -88,17 +87,6 @@ def markdown(results: Mapping[str, Any], figures: Mapping[str, str]) -> str:
         "- Every number with its interval is in `results.json`, every user's in `per_user.parquet`.",
     ]
     return "\n".join(lines) + "\n"
-
-
-def printable(text: object) -> str:
-    """One line: line breaks, tabs and control characters become single spaces."""
-    return " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
-
-
-def escape(text: object) -> str:
-    """Untrusted text as text in Markdown and HTML: one line, no markup, no links, no table borders."""
-    line = re.sub(r"([\\`*_{}\[\]#|~$@:!])", r"\\\1", printable(text))
-    return re.sub(r"(?i)\bwww\.", lambda m: m[0][:-1] + "\\.", html.escape(line, quote=False))
 
 
 def _cells(results: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
@@ -164,7 +152,7 @@ def _method(method: Mapping[str, Any]) -> str:
         source = method["model"] + (f" at {method['revision']}" if method["revision"] else "")
         parts += [
             f"{escape(source)}, score {escape(method['score'])}",
-            f"stage {escape(record['stage'])} from {escape(record['base'])}",
+            f"stage {escape(record['stage'])} from {escape(record['base'] or 'random weights')}",
             f"{record['tokens']:,} tokens, seed {record['seed']}",
         ]
     elif method["kind"] in ORACLES:

@@ -54,8 +54,8 @@ class CptArguments(StageArguments):
         default=None, metadata={"help": "Kinds of document to train on (domain, all_domain); all if not given."}
     )
     item_share: float = _field(
-        "Share of the tokens that are item documents (titles and descriptions of all domains, the downstream ones' too; "
-        "no behaviour), so that the words of domains without behaviour are not forgotten.",
+        "Share of the tokens that are item documents: titles and descriptions of all domains, downstream ones too, "
+        "and no behaviour, so that the words of domains without behaviour are not forgotten.",
         0.0,
     )
 

@@ -43,6 +43,11 @@ def test_sizes_keys_times_and_no_repurchase(market):
         assert (domains == ["Music"]) if user.startswith("music-") else ("Music" not in domains)
 
 
+def test_a_world_so_small_that_nobody_acts_in_a_domain_at_some_step():
+    events = simulate(MarketplaceConfig(**{**first_facts(), "users": 2, "unseen_users": 1})).interactions.collect()
+    assert events.group_by("user_id").len().sort("user_id").rows() == [("music-u0", 6), ("u0", 12), ("u1", 12)]
+
+
 def test_titles_carry_the_latent_attributes_and_vary_in_length(market):
     for domain in market.domains:
         for i, title in enumerate(domain.titles):
@@ -173,8 +178,12 @@ def test_oracles_refuse_what_would_not_be_exact(market):
     ("change", "message"),
     [
         ({"domains": ["Books", "Cars"]}, "no domain 'Cars'"),
-        ({"unseen": ["Books"]}, "repeat"),
+        ({"unseen": ["Books"]}, "Books, Games, Books; name at least one, each once"),
+        ({"domains": [], "unseen": []}, "are none"),
         ({"items_per_domain": 20}, "at least 48 items"),
+        ({"users": -1}, "`users` is -1; give at least 1"),
+        ({"seed": -1}, "`seed` is -1; give at least 0"),
+        ({"drift": 2.0}, "`drift` is 2.0; it is a probability"),
     ],
 )
 def test_impossible_worlds_are_refused(change, message):

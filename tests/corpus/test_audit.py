@@ -8,7 +8,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from cprec_hf.corpus.audit import AuditReport, AuditRow, audit_corpus
+from cprec_hf.corpus.audit import audit_corpus
+from cprec_hf.corpus.audit_report import AuditReport, AuditRow
 from cprec_hf.corpus.load import load_facts
 from cprec_hf.errors import InputError
 
