@@ -14,6 +14,7 @@ from importlib import import_module
 
 from cprec_hf import __version__
 from cprec_hf.errors import InputError
+from cprec_hf.files import ran_out_of_space
 
 STAGES = ("base", "cpt", "sft")
 
@@ -24,11 +25,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _run(arguments)
     except InputError as error:
-        print(f"cprec: {error}", file=sys.stderr)
+        print(f"cprec: {_with_recipe(str(error), arguments)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("\ncprec: interrupted; nothing was left half-written", file=sys.stderr)
         return 130
+    except Exception as error:
+        if not ran_out_of_space(error):
+            raise
+        print(f"cprec: no room to write: {error}; free some space and run it again", file=sys.stderr)
+        return 2
 
 
 def _run(arguments: list[str]) -> int:
@@ -47,6 +53,12 @@ def _run(arguments: list[str]) -> int:
     parsed = parser.parse_args(arguments)
     run: Callable[[argparse.Namespace], int] = parsed.run
     return run(parsed)
+
+
+def _with_recipe(message: str, arguments: list[str]) -> str:
+    """The message, behind the recipe to mend if a recipe was given and the message does not name it."""
+    recipe = next((argument for argument in arguments if argument.endswith((".yaml", ".yml"))), "")
+    return message if recipe in message else f"{recipe}: {message}"
 
 
 def _stage(name: str, arguments: list[str]) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import re
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -9,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from cprec_hf.errors import InputError
+
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextmanager
@@ -72,3 +76,18 @@ def require_free_space(path: str | Path, n_bytes: int) -> None:
             f"{path}: about {n_bytes / 1e6:,.0f} MB are needed and {free / 1e6:,.0f} MB are free on that disk; "
             "free some space or choose another output folder"
         )
+
+
+def ran_out_of_space(error: BaseException | None) -> bool:
+    """Whether a write failed because the disk, a quota or the largest file allowed was full.
+
+    Libraries written in Rust (tokenizers, safetensors) and torch raise errors of their own, so texts are read as well.
+    """
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in _NO_SPACE:
+            return True
+        found = re.search(r"\(os error (\d+)\)", str(error))
+        if (found and int(found[1]) in _NO_SPACE) or "iostream error" in str(error):  # the second is torch's
+            return True
+        error = error.__cause__ or error.__context__
+    return False

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -149,7 +149,8 @@ def build_from(behaviors: Behaviors, config: CorpusConfig, *, overwrite: bool = 
             "cprec_hf": cprec_hf.__version__,
         }  # fmt: skip
         _write_facts(folder, facts)
-        _write_facts(folder, facts | {"audit": audit_corpus(folder).require().to_dicts()})
+        audit = replace(audit_corpus(folder), folder=config.output).require()
+        _write_facts(folder, facts | {"audit": audit.to_dicts()})
         _next(bar, "done")
     return Path(config.output)
 

@@ -17,6 +17,7 @@ from cprec_hf.corpus.candidates import draw_candidates, row_keys
 from cprec_hf.corpus.ragged import Ragged, offsets_of
 from cprec_hf.corpus.sequences import greedy_windows, group_bounds, lines, slices, sort_table
 from cprec_hf.corpus.template import DELIMITER, load_template
+from cprec_hf.errors import InputError
 
 EVENTS = pa.schema(
     [
@@ -147,7 +148,10 @@ def _draw(
     offsets = offsets_of(past)
     earlier = items[np.arange(offsets[-1]) + np.repeat(begin - offsets[:-1], past)]
     titles = plan.catalogue["title"].combine_chunks().dictionary_encode().indices.to_numpy()
-    return draw_candidates(
-        plan.catalogue.num_rows, Ragged(earlier.astype(np.int32), offsets), items[targets],
-        row_keys(plan.dataset, split, users.combine_chunks(), past), plan.candidates, groups=titles,
-    )  # fmt: skip
+    try:
+        return draw_candidates(
+            plan.catalogue.num_rows, Ragged(earlier.astype(np.int32), offsets), items[targets],
+            row_keys(plan.dataset, split, users.combine_chunks(), past), plan.candidates, groups=titles,
+        )  # fmt: skip
+    except InputError as error:
+        raise InputError(f"domain {plan.domain!r}, {split}, {error}") from None

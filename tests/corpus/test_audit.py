@@ -10,6 +10,8 @@ import pytest
 
 from cprec_hf.corpus.audit import audit_corpus
 from cprec_hf.corpus.audit_report import AuditReport, AuditRow
+from cprec_hf.corpus.build import build_corpus
+from cprec_hf.corpus.config import CorpusConfig
 from cprec_hf.corpus.load import load_facts
 from cprec_hf.errors import InputError
 
@@ -75,6 +77,26 @@ def test_a_document_after_the_cut(corpus: Path, spoil: Spoil) -> None:
 def test_a_document_without_a_time_where_times_are_known(corpus: Path, spoil: Spoil) -> None:
     broken = _broken(spoil("cpt/train", _set("last_timestamp", None)))
     assert "pre-training ends before the validation cut" in broken
+
+
+def test_a_document_after_its_users_validation_event_under_leave_one_out(
+    make_config: Callable[..., CorpusConfig], tmp_path: Path
+) -> None:
+    """Games and Books share their users, so what they did in Books after their held-out event in Games would tell."""
+    source = make_config(Path("unused")).source | {"unseen": []}
+    keys = {"source": source, "split": {"policy": "leave_one_out"}, "downstream": ["Games"], "sequences": ["domain"]}
+    folder = build_corpus(make_config(tmp_path / "out", **keys))
+    held = pl.read_parquet(folder / "sft-games" / "validation.parquet").select("user_id", cut="timestamp")
+    path = folder / "cpt" / "train.parquet"
+    rows = pl.read_parquet(path).join(held, on="user_id", how="left", maintain_order="left")
+    assert (rows["last_timestamp"] < rows["cut"]).all() and rows["cut"].null_count() == 0 and len(rows) > 40
+    check = "pre-training ends before the user's validation event"
+    for late, n in ((0, 3), (-1, 0)):
+        at = pl.when(pl.int_range(pl.len()) < 3).then(pl.col("cut") + late).otherwise("last_timestamp")
+        rows.with_columns(last_timestamp=at).drop("cut").write_parquet(path)
+        broken = _broken(folder)
+        assert (check in broken) == bool(n)
+        assert not n or broken[check].startswith(f"{n} rows, the first: file 'cpt/train', row 0, ")
 
 
 def test_a_text_that_is_not_its_items(corpus: Path, spoil: Spoil) -> None:

@@ -148,8 +148,8 @@ def _check_domains(
         if domain not in known:
             raise InputError(
                 f"{items}: not one item with a title in the domain {domain!r}, which has {n:,} interactions in "
-                f"{interactions}{_nearest(domain, known)}. Add its items, or leave it out by naming the others under "
-                "`domains:`"
+                f"{interactions}: add its items, or leave it out by naming the others under `domains:`"
+                f"{_nearest(domain, known)}"
             )
     for domain, cleaned in zip(known, clean_titles(known), strict=True):
         if domain != cleaned:
