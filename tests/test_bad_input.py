@@ -117,19 +117,16 @@ class House:
         """The command line of a stage that takes four steps and saves every second one."""
         shape = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "max_position_embeddings": WINDOW}
         values: dict[str, Any] = {
-            "corpus": self.folder / "corpus",
-            "output_dir": output,
-            "save_steps": 2,
-            "logging_steps": 1,
-        }
-        values |= {"per_device_train_batch_size": 2}
-        values |= {
+            "corpus": self.folder / "corpus", "output_dir": output, "save_steps": 2, "logging_steps": 1,
+            "per_device_train_batch_size": 2,
+        }  # fmt: skip
+        own: dict[str, dict[str, Any]] = {
             "base": {**shape, "max_steps": 4},
             "cpt": {"model_name_or_path": self.folder / "base", "max_steps": 4},
             "anneal": {"init_from": self.folder / "cpt", "anneal_steps": 2},
             "sft": {"model_name_or_path": self.folder / "cpt", "max_steps": 4},
-        }[name]
-        flags = [part for key, value in {**values, **change}.items() for part in (f"--{key}", str(value))]
+        }
+        flags = [part for key, value in (values | own[name] | change).items() for part in (f"--{key}", str(value))]
         return [*(["anneal"] if name == "anneal" else ["train", name]), *flags]
 
 
@@ -352,8 +349,9 @@ def command(house: House, tmp_path: Path) -> Callable[[str], list[str]]:
     """`command(verb)`: a command line that would write to `tmp_path / "out"`."""
 
     def make(verb: str) -> list[str]:
-        if verb == "corpus":
-            values = house.corpus | {"output": str(tmp_path / "out")}
+        if verb.startswith("corpus"):
+            own = {"tokenizer": str(house.folder / "base")} if verb == "corpus of a given tokenizer" else {}
+            values = house.corpus | {"output": str(tmp_path / "out")} | own
             return ["corpus", "build", recipe(tmp_path / "corpus.yaml", values)]
         if verb == "evaluate":
             values = house.report | {"output": str(tmp_path / "out")}
@@ -385,8 +383,11 @@ def no_file_beyond(n_bytes: int) -> Iterator[None]:
 
 @pytest.mark.parametrize(
     ("verb", "n_bytes"),
-    [("corpus", 6_000), ("base", 60_000), ("cpt", 60_000), ("anneal", 60_000), ("sft", 60_000), ("evaluate", 20_000)],
-)
+    [
+        ("corpus", 6_000), ("corpus of a given tokenizer", 6_000), ("base", 60_000), ("cpt", 60_000),
+        ("anneal", 60_000), ("sft", 60_000), ("evaluate", 20_000),
+    ],
+)  # fmt: skip
 def test_a_write_that_fails_in_the_middle_leaves_nothing(
     command: Callable[[str], list[str]], tmp_path: Path, verb: str, n_bytes: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
