@@ -186,6 +186,7 @@ def _corpus_push(given: argparse.Namespace) -> int:
 
 def _recommend(given: argparse.Namespace) -> int:
     from cprec_hf.corpus.load import load_corpus, load_facts
+    from cprec_hf.quiet import without_datasets_bars
     from cprec_hf.ranking.recommender import Recommender
 
     recommender = Recommender.from_pretrained(given.model, revision=given.revision)
@@ -196,7 +197,8 @@ def _recommend(given: argparse.Namespace) -> int:
         facts = load_facts(record.corpus, record.corpus_revision)
         if domain not in facts["domains"]:
             raise InputError(f"--example needs a domain of {record.corpus}: {', '.join(facts['domains'])}")
-        rows = load_corpus(record.corpus, f"sft-{facts['domains'][domain]['slug']}", record.corpus_revision)["test"]
+        with without_datasets_bars():
+            rows = load_corpus(record.corpus, f"sft-{facts['domains'][domain]['slug']}", record.corpus_revision)["test"]
         if not 0 <= given.example < len(rows):
             raise InputError(f"--example is {given.example}; {record.corpus} has test users 0 to {len(rows) - 1}")
         row = rows[given.example]

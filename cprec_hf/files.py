@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import re
 import shutil
+import stat
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -63,6 +64,19 @@ def refuse_existing(path: str | Path, *, overwrite: bool) -> None:
     if overwrite or not path.exists() or (path.is_dir() and not any(path.iterdir())):
         return
     raise InputError(f"{path} exists already; choose another output folder, remove it, or pass --overwrite")
+
+
+def use_default_modes(folder: str | Path) -> None:
+    """Give all files in `folder` the mode of files newly made there; some libraries (safetensors) leave theirs 0600."""
+    probe = Path(folder) / f".{uuid.uuid4().hex[:8]}.tmp"
+    try:
+        probe.touch()
+        mode = stat.S_IMODE(probe.stat().st_mode)
+    finally:
+        probe.unlink(missing_ok=True)
+    for path in Path(folder).rglob("*"):
+        if path.is_file() and not path.is_symlink():
+            path.chmod(mode)
 
 
 def require_free_space(path: str | Path, n_bytes: int) -> None:

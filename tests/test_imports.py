@@ -9,7 +9,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "cprec_hf"
 HEAVY = ("torch", "transformers", "polars", "trl", "datasets", "evaluate", "matplotlib", "huggingface_hub")
-SHARED = {"errors", "files", "recipes", "__version__"}
+SHARED = {"errors", "files", "quiet", "recipes", "__version__"}
 ORDER = ("behaviors", "corpus", "ranking", "training", "evaluation")
 ALLOWED = {room: {*ORDER[: i + 1], "hub", "metrics", *SHARED} for i, room in enumerate(ORDER)}
 ALLOWED |= {"hub": {"hub", *SHARED}, "metrics": set()}

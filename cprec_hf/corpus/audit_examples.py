@@ -67,7 +67,7 @@ def _check_texts(
             render(ids, items).rename({"lines": f"{column} lines", "tokens": f"{column} tokens"}), on="row", how="left"
         )
     header = template.header(domain)
-    opening = template.prompt(domain, [], []).removesuffix(header)
+    opening = template.block([])
     block = pl.lit(opening) + pl.col("candidates lines") if shows_candidates else pl.lit("")
     right = pl.col("prompt") == block + header + pl.col("history lines")
     right &= pl.col("completion") == pl.col("target lines")

@@ -76,8 +76,7 @@ def build_from(behaviors: Behaviors, config: CorpusConfig, *, overwrite: bool = 
         headers = [None, *roles]
         lengths = encoder.documents([template.header(domain) for domain in headers]).lengths
         header_tokens = dict(zip(headers, lengths.tolist(), strict=True))
-        opening = template.prompt(config.downstream[0], [], []).removesuffix(template.header(config.downstream[0]))
-        block_tokens = int(encoder.documents([opening], start=False).lengths[0])
+        block_tokens = int(encoder.documents([template.block([])], start=False).lengths[0])
         _require_room(config, catalogue, header_tokens, block_tokens)
 
         _next(bar, "split")

@@ -2,7 +2,9 @@
 
 Like `cpt_sequences` it needs only the rows of its users (and the domain's catalogue, which is the same for all shards),
 so any partition of the users gives the same rows. A row's prompt + completion reads as a document of the corpus and
-takes at most `window_tokens` tokens: the oldest items of the history give way first, the target never does.
+takes at most `window_tokens` tokens: the oldest items of the history give way first, the target never does. Where a row
+has candidates, there is room for the longest of them, so that a prompt's length says nothing of the target, and whoever
+ranks the candidates trims the history alike (`ranking.catalogue`).
 """
 
 from __future__ import annotations
@@ -112,21 +114,21 @@ def _rows(
     items = events["item"].to_numpy().astype(np.int64)
     lengths = catalogue["tokens"].to_numpy().astype(np.int64)
     users = events["user_id"].take(pa.array(targets))
-    room = np.full(len(targets), plan.window_tokens - plan.header_tokens) - lengths[items[targets]]
-    header = template.header(plan.domain)
-    prompts = pa.array(np.full(len(targets), header, dtype=object), pa.string())
+    room = np.full(len(targets), plan.window_tokens - plan.header_tokens)
+    longest = lengths[items[targets]]  # line that may follow the prompt
+    prompts = pa.array(np.full(len(targets), template.header(plan.domain), dtype=object), pa.string())
     candidates = pa.array([[]], pa.list_(pa.string())).take(pa.array(np.zeros(len(targets), dtype=np.int64)))
     if split != "train" or plan.candidate_list_in_prompt:
         drawn = _draw(items, begin, targets, split, users, plan)
+        longest = lengths[drawn].max(axis=1)
         flat, edges = pa.array(drawn.ravel()), np.arange(len(targets)) * plan.candidates
         candidates = slices(catalogue["item_id"].take(flat), edges, edges + plan.candidates)
         if plan.candidate_list_in_prompt:
             room = room - plan.block_tokens - lengths[drawn].sum(axis=1)
-            opening = template.prompt(plan.domain, [], []).removesuffix(header)
             block = lines(catalogue["title"].take(flat), edges, edges + plan.candidates)
-            prompts = pc.binary_join_element_wise(opening, block, prompts, "")
+            prompts = pc.binary_join_element_wise(template.block([]), block, prompts, "")
     running = np.concatenate([[0], np.cumsum(lengths[items])])
-    starts = np.maximum(starts, np.searchsorted(running, running[targets] - room, side="left"))
+    starts = np.maximum(starts, np.searchsorted(running, running[targets] - (room - longest), side="left"))
     titles, ids = catalogue["title"].take(events["item"]), catalogue["item_id"].take(events["item"])
     columns = {
         "prompt": pc.binary_join_element_wise(prompts, lines(titles, starts, targets), ""),

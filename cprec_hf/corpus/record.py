@@ -47,6 +47,11 @@ class ModelRecord:
     """Seed of the run."""
     parents: list[str]
     """The models before it, the base first."""
+    candidate_list_in_prompt: bool = False
+    """Whether the corpus' prompts begin with the titles of their candidates."""
+    window_tokens: int | None = None
+    """Most tokens of a prompt with its completion in the corpus; null where the model's tokenizer counts otherwise than
+    the corpus' own, or an older release did not say."""
     format: int = FORMAT
     """Version of this file's keys."""
 

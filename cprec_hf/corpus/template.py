@@ -50,10 +50,12 @@ class Template:
             candidates: titles to choose among. Their block stands before the header, so that the rest still reads as
                 a document of the corpus.
         """
-        history = self.header(domain) + "".join(map(self.line, titles))
-        if candidates is None:
-            return history
-        return self.line("Candidates:") + "".join(map(self.line, candidates)) + history
+        block = "" if candidates is None else self.block(candidates)
+        return block + self.header(domain) + "".join(map(self.line, titles))
+
+    def block(self, titles: Sequence[str]) -> str:
+        """The list of candidates that stands before a header: a line that says so, and the titles' lines."""
+        return self.line("Candidates:") + "".join(map(self.line, titles))
 
     def item_document(self, domain: str, title: str, description: str | None = None) -> str:
         """What an item is, without any behaviour: the text a base model learns a domain's words from."""

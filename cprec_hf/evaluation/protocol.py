@@ -28,6 +28,7 @@ from cprec_hf.evaluation.significance import RESAMPLES, bootstrap_means, compare
 from cprec_hf.files import atomic_folder, require_free_space
 from cprec_hf.hub.markdown import one_line
 from cprec_hf.metrics.ranking_at_k.ranking_at_k import ranking_at_k
+from cprec_hf.quiet import without_datasets_bars
 from cprec_hf.recipes import read_recipe
 
 RESULTS_FORMAT = 1
@@ -48,7 +49,7 @@ def run_evaluation(config: EvaluateConfig, *, overwrite: bool = False) -> Path:
     """
     from cprec_hf.evaluation.plots import Curve
 
-    with atomic_folder(config.output, overwrite=overwrite) as folder:
+    with atomic_folder(config.output, overwrite=overwrite) as folder, without_datasets_bars():
         curves = [Curve.read(stage) for stage in config.curves]
         task = Task.load(config)
         require_free_space(

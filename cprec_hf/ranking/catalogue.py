@@ -18,6 +18,8 @@ from cprec_hf.errors import InputError
 ITEMS_FILE = "items.parquet"
 COLUMNS = ["item_id", "domain", "title", "full_title"]
 
+_FIRST_HEADER, _BLOCK, _HEADER, _TITLES = range(4)  # lines of prompts; titles go on from there
+
 
 def domains_of(items: pa.Table) -> list[str]:
     """The domains that have items, sorted."""
@@ -35,7 +37,6 @@ class Catalogue:
         names: titles to show, uncut, string [n_items].
         code_of: the row of `codes` of each item, int64 [n_items].
         codes: each distinct title's line as token ids, delimiter included.
-        header: the token ids of a prompt without any history, start ids included.
     """
 
     def __init__(self, items: pa.Table, domain: str, encoder: Encoder, template: Template) -> None:
@@ -49,11 +50,11 @@ class Catalogue:
         self.code_of = same[np.asarray(titles.indices, dtype=np.int64)]
         self.codes = lines.take(first)
         self._titles: pa.Array = titles.dictionary.take(pa.array(first))
-        self.header = encoder.documents([template.header(domain)])
-        # Lines that prompts are made of: the header, then every title.
+        opening = encoder.documents([template.header(domain), template.block([])])  # with the tokenizer's start ids
+        header = encoder.segments([template.header(domain)])
         self._lines = Ragged(
-            np.concatenate([self.header.values, self.codes.values]),
-            offsets_of(np.concatenate([self.header.lengths, self.codes.lengths])),
+            np.concatenate([opening.values, header.values, self.codes.values]),
+            offsets_of(np.concatenate([opening.lengths, header.lengths, self.codes.lengths])),
         )
 
     def rows(self, lists: Sequence[Sequence[str]], what: str) -> tuple[np.ndarray, np.ndarray]:
@@ -80,12 +81,33 @@ class Catalogue:
             raise InputError(f"{what}[{user}]: {self._unknown(flat[place].as_py())}")
         return np.asarray(found, dtype=np.int64), np.asarray(given.offsets, dtype=np.int64)
 
-    def prompts(self, rows: np.ndarray, offsets: np.ndarray, history_length: int, room: np.ndarray) -> Ragged:
-        """Prompts of histories, each trimmed from the left, whole items at a time.
-
-        Equal to the encoder's ids of `Template.prompt(domain, titles of the kept items)`.
+    def openings(self, n_users: int, shown: np.ndarray | None) -> np.ndarray:
+        """The lines before each user's history: a header, after the list of candidates if prompts show one.
 
         Args:
+            n_users: how many.
+            shown: the candidates listed, rows of `codes` [n_users, candidates]; None for no list.
+
+        Returns:
+            Numbers of lines, as `prompts` takes them, int64 [n_users, lines].
+        """
+        if shown is None:
+            return np.full((n_users, 1), _FIRST_HEADER)
+        return np.column_stack([np.full(n_users, _BLOCK), shown + _TITLES, np.full(n_users, _HEADER)])
+
+    def opening_tokens(self, openings: np.ndarray) -> np.ndarray:
+        """The tokens of those lines, start ids included, int64 [n_users]: prompts without any history."""
+        return self._lines.lengths[openings].sum(axis=1)
+
+    def prompts(
+        self, openings: np.ndarray, rows: np.ndarray, offsets: np.ndarray, history_length: int, room: np.ndarray
+    ) -> Ragged:
+        """Prompts of histories, each trimmed from the left, whole items at a time.
+
+        Equal to the encoder's ids of `Template.prompt(domain, titles of the kept items, titles of the candidates)`.
+
+        Args:
+            openings: what stands before each history, from `openings`.
             rows: item rows of all histories, oldest first, int64 [n].
             offsets: where each history begins, int64 [n_users + 1].
             history_length: most items kept.
@@ -99,21 +121,39 @@ class Catalogue:
         before = offsets_of(self.codes.lengths[codes])
         tokens_from_here = before[offsets[1:]][user] - before[:-1]
         items_from_here = offsets[1:][user] - np.arange(len(codes))
-        fits = tokens_from_here <= room[user] - len(self.header.values)
+        fits = tokens_from_here <= (room - self.opening_tokens(openings))[user]
         kept = fits & (items_from_here <= history_length)
-        bounds = offsets_of(np.bincount(user[kept], minlength=len(room)))
-        lines = self._lines.take(np.insert(codes[kept] + 1, bounds[:-1], 0))
-        return Ragged(lines.values, lines.offsets[bounds + np.arange(len(bounds))])
+        histories = Ragged(
+            (codes[kept] + _TITLES).astype(np.int32), offsets_of(np.bincount(user[kept], minlength=len(room)))
+        )
+        first = Ragged(openings.ravel().astype(np.int32), np.arange(len(openings) + 1) * openings.shape[1])
+        numbers = first.join(histories)
+        lines = self._lines.take(numbers.values)
+        return Ragged(lines.values, lines.offsets[numbers.offsets])
 
-    def check_fits(self, codes: np.ndarray, context: int | None) -> None:
-        """Raise `InputError` if one of these titles does not fit the model's positions even without any history."""
-        widest = int(codes[self.codes.lengths[codes].argmax()])
-        tokens, header = int(self.codes.lengths[widest]), len(self.header.values)
-        if context is not None and header + tokens - 1 > context:
-            raise InputError(
-                f"the title {self._titles[widest].as_py()!r} takes {tokens} tokens and the prompt's header {header}, "
-                f"but the model has {context} positions; cut titles shorter (max_title_tokens) in the corpus"
-            )
+    def check_fits(self, openings: np.ndarray, codes: np.ndarray, limit: int) -> None:
+        """Check that prompts have room for their candidates, if not for any history.
+
+        Args:
+            openings: what stands before each history, from `openings`.
+            codes: the candidates of each user, [n_users, n].
+            limit: most tokens of a prompt with one candidate.
+
+        Raises:
+            InputError: one does not fit.
+        """
+        before, after = self.opening_tokens(openings), self.codes.lengths[codes].max(axis=1)
+        worst = int((before + after).argmax())
+        if before[worst] + after[worst] <= limit:
+            return
+        title = self._titles[int(codes[worst][self.codes.lengths[codes[worst]].argmax()])].as_py()
+        shown = openings.shape[1] - 2
+        what = f"the list of {shown} candidates with the header" if shown > 0 else "the prompt's header"
+        remedy = "give fewer candidates or " if shown > 0 else ""
+        raise InputError(
+            f"the title {title!r} takes {after[worst]} tokens and {what} {before[worst]}, more than the {limit} that "
+            f"fit the model and its corpus' windows; {remedy}cut titles shorter (max_title_tokens) in the corpus"
+        )
 
     def _unknown(self, item: Any) -> str:
         near = difflib.get_close_matches(str(item), self.ids.to_pylist(), n=1, cutoff=0.5)

@@ -22,8 +22,9 @@ from cprec_hf.corpus.encoder import Encoder
 from cprec_hf.corpus.record import FILENAME, ModelRecord
 from cprec_hf.corpus.template import load_template
 from cprec_hf.errors import InputError
-from cprec_hf.files import atomic_file, atomic_folder
+from cprec_hf.files import atomic_file, atomic_folder, use_default_modes
 from cprec_hf.hub.files import local_path
+from cprec_hf.quiet import without_transformers_bars
 from cprec_hf.ranking.catalogue import COLUMNS, ITEMS_FILE, Catalogue, domains_of
 from cprec_hf.ranking.reader import Reader
 from cprec_hf.ranking.scoring import score_candidates
@@ -33,8 +34,9 @@ Score = Literal["sum", "mean", "pmi"]
 
 sum: the log-probability of the title after the history: the model's own ranking.
 mean: the same per token, so that a title is not ranked low for being long.
-pmi: how much the history raised it: `sum` less the log-probability after an empty history. That takes out what makes a
-    title likely for everybody, popularity included. Our choice of calibration; whether it helps, validation must say.
+pmi: how much the history raised it: `sum` less the log-probability after an empty history (and the same list of
+    candidates, if prompts show it). That takes out what makes a title likely for everybody, popularity included. Our
+    choice of calibration; whether it helps, validation must say.
 """
 
 _PAIRS = 1 << 22  # (user, title) pairs scored at once, which bounds memory over large catalogues
@@ -98,7 +100,9 @@ class Recommender:
         dtype = torch.float32 if place.type == "cpu" else "auto"
         try:
             tokenizer = AutoTokenizer.from_pretrained(where, revision=commit)
-            model: Any = AutoModelForCausalLM.from_pretrained(where, revision=commit, dtype=dtype, use_safetensors=True)
+            with without_transformers_bars():
+                options: dict[str, Any] = {"revision": commit, "dtype": dtype, "use_safetensors": True}
+                model: Any = AutoModelForCausalLM.from_pretrained(where, **options)
         except (OSError, ValueError, KeyError) as error:
             raise InputError(f"{repo_or_path}: cannot load its model or tokenizer: {error}") from error
         return cls(model.to(place), tokenizer, record, items)
@@ -109,11 +113,12 @@ class Recommender:
         Raises:
             InputError: the folder exists and is not empty.
         """
-        with atomic_folder(folder) as temporary:
+        with atomic_folder(folder) as temporary, without_transformers_bars():
             self.model.save_pretrained(temporary)
             self.tokenizer.save_pretrained(temporary)
             self.record.save(temporary)
             write_items(self.items, temporary)
+            use_default_modes(temporary)
         return Path(folder)
 
     @property
@@ -130,9 +135,13 @@ class Recommender:
     ) -> np.ndarray:
         """Score each user's candidates.
 
+        A prompt is written as the corpus' build writes it: where `record.candidate_list_in_prompt` says so it begins
+        with the candidates' titles, in the order given here.
+
         Args:
             histories: item ids, oldest first, a list a user; may be empty. The last `record.history_length` items
-                count, fewer (whole items) where they would not fit the model.
+                count, fewer (whole items) where they and the longest candidate would not fit the corpus' windows
+                (`record.window_tokens`) or the model.
             candidates: item ids, a list a user, all of one length.
             domain: the domain of all ids; by default the one the model was fine-tuned on.
             score: see `Score`.
@@ -141,7 +150,7 @@ class Recommender:
             float32 [users, candidates], higher is better.
 
         Raises:
-            InputError: unknown item or domain (with the nearest, or those known), lists that do not match, or a title
+            InputError: unknown item or domain (with the nearest, or those known), lists that do not match, or titles
                 too long for the model.
         """
         catalogue = self._catalogue(domain)
@@ -177,10 +186,16 @@ class Recommender:
             A list a user, best first; items with equal scores (a shared title) in the catalogue's order.
 
         Raises:
-            InputError: as `rank`, or `k` below 1.
+            InputError: as `rank`, or `k` below 1, or the model was trained to choose from a list in its prompt, which
+                a whole catalogue does not fit.
         """
         if k < 1:
             raise InputError(f"k is {k}; ask for at least one item")
+        if self.record.candidate_list_in_prompt:
+            raise InputError(
+                "this model needs candidates: its prompts begin with the list it chooses from "
+                "(candidate_list_in_prompt), so it cannot recommend from a whole catalogue; use `rank`"
+            )
         catalogue = self._catalogue(domain)
         rows, offsets = catalogue.rows(histories, "histories")
         block = max(1, _PAIRS // len(catalogue.codes))
@@ -210,11 +225,14 @@ class Recommender:
             raise InputError(f"score is {score!r}; choose sum, mean or pmi")
         if not codes.size:
             return np.empty(codes.shape, dtype=np.float32)
-        context = Reader(self.model).context
-        catalogue.check_fits(np.unique(codes), context)
+        openings = catalogue.openings(len(codes), codes if self.record.candidate_list_in_prompt else None)
+        context, window = Reader(self.model).context, self.record.window_tokens
+        # A candidate's last token is predicted and never read, so it needs no position.
+        limit = min(np.iinfo(np.int32).max if context is None else context + 1, window or np.iinfo(np.int32).max)
+        catalogue.check_fits(openings, codes, limit)
         lengths = catalogue.codes.lengths[codes]
-        room = np.full(len(codes), np.iinfo(np.int64).max) if context is None else context + 1 - lengths.max(axis=1)
-        prompts = catalogue.prompts(rows, offsets, self.record.history_length, room)
+        room = limit - lengths.max(axis=1)
+        prompts = catalogue.prompts(openings, rows, offsets, self.record.history_length, room)
         n_codes = len(catalogue.codes)
         pairs, place = np.unique(np.arange(len(codes))[:, None] * n_codes + codes, return_inverse=True)
         # Each title once a user: what shares a title has the same score to the last bit, so metrics see the tie.
@@ -223,9 +241,11 @@ class Recommender:
         if score == "mean":
             return (scores / lengths).astype(np.float32)
         if score == "pmi":
-            wanted, place = np.unique(codes, return_inverse=True)
-            nobody = np.zeros(len(wanted), dtype=np.int64)
-            prior = score_candidates(self.model, catalogue.header, catalogue.codes, nobody, which=wanted)
+            same, user = np.unique(openings, axis=0, return_inverse=True)  # one, but for lists of candidates
+            empty = np.zeros(len(same) + 1, dtype=np.int64)
+            prompts = catalogue.prompts(same, rows[:0], empty, 0, np.full(len(same), limit))
+            pairs, place = np.unique(user.reshape(-1, 1) * n_codes + codes, return_inverse=True)
+            prior = score_candidates(self.model, prompts, catalogue.codes, pairs // n_codes, which=pairs % n_codes)
             return scores - prior[place].reshape(codes.shape)
         return scores
 

@@ -84,12 +84,14 @@ def main(argv: Sequence[str] | None = None) -> Path:
                 f"of corpus {ours[1][:12]}; make them equal, or leave the key out to read the data from its beginning"
             )
 
+        base = str(trunk)
+        record = make_record("anneal", arguments, training, facts, phases, tokenizer=tokenizer, base=base, data=order)
         trainer = StageTrainer(
             model,
             training,
             rows,
             tokenizer=tokenizer,
-            record=make_record("anneal", arguments, training, facts, phases, base=str(trunk), data=order),
+            record=record,
             phases=phases,
             items=item_table(arguments),
             start=0 if arguments.continue_data else trunk_step,

@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
         fix_run_length(training, len(rows))
         phases = run_phases(training)
 
-        record = make_record("base", arguments, training, facts, phases, base="")
+        record = make_record("base", arguments, training, facts, phases, tokenizer=tokenizer, base="")
         items = item_table(arguments)
         trainer = StageTrainer(model, training, rows, tokenizer=tokenizer, record=record, phases=phases, items=items)
         return trainer.run(resume)

@@ -75,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
             data["train"],
             eval_rows=data.get("validation"),
             tokenizer=tokenizer,
-            record=make_record("cpt", arguments, training, facts, phases, base=base, data=order),
+            record=make_record("cpt", arguments, training, facts, phases, tokenizer=tokenizer, base=base, data=order),
             phases=phases,
             items=item_table(arguments),
             peft_config=trl.get_peft_config(model_arguments),

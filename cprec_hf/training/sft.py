@@ -73,13 +73,14 @@ def main(argv: Sequence[str] | None = None) -> Path:
             revision = arguments.corpus_revision
             probe = RankingProbe(arguments.corpus, revision, domain, config, encoder, arguments.probe_users)
         base = str(model_arguments.model_name_or_path)
+        record = make_record("sft", arguments, training, facts, phases, tokenizer=tokenizer, base=base, domain=domain)
         trainer = StageTrainer(
             model,
             training,
             data["train"],
             eval_rows=data.get("validation"),
             tokenizer=tokenizer,
-            record=make_record("sft", arguments, training, facts, phases, base=base, domain=domain),
+            record=record,
             phases=phases,
             items=item_table(arguments),
             probe=probe,

@@ -16,10 +16,11 @@ import pyarrow as pa
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
-from cprec_hf.corpus.load import load_facts
+from cprec_hf.corpus.load import corpus_tokenizer, load_facts
 from cprec_hf.corpus.record import ModelRecord
 from cprec_hf.corpus.template import load_template
 from cprec_hf.errors import InputError
+from cprec_hf.quiet import without_datasets_bars, without_transformers_bars
 from cprec_hf.recipes import check_keys, find_recipe, read_yaml
 from cprec_hf.training.arguments import StageArguments
 from cprec_hf.training.checkpoints import newest_checkpoint
@@ -31,10 +32,9 @@ from cprec_hf.training.wsa import Phases, wsa_phases
 @contextmanager
 def quiet_and_resumable(stage: str, argv: Sequence[str]) -> Iterator[None]:
     """Keep libraries' progress bars off the console, and end a Ctrl-C in one message that says how to go on."""
-    bars = datasets.utils.logging.is_progress_bar_enabled()
-    datasets.disable_progress_bars()
     try:
-        yield
+        with without_datasets_bars(), without_transformers_bars():
+            yield
     except KeyboardInterrupt:
         command = f"python -m cprec_hf.training.{stage} {shlex.join(argv)}"
         output_dir = _output_dir(argv)
@@ -47,9 +47,6 @@ def quiet_and_resumable(stage: str, argv: Sequence[str]) -> Iterator[None]:
             )
         print(f"\n{stage}: interrupted. Nothing was left half-written; {message}", file=sys.stderr, flush=True)
         raise SystemExit(130) from None
-    finally:
-        if bars:
-            datasets.enable_progress_bars()
 
 
 def run_as_command(main: Callable[[], Path]) -> None:
@@ -159,6 +156,7 @@ def make_record(
     facts: dict[str, Any],
     phases: Phases | None,
     *,
+    tokenizer: PreTrainedTokenizerBase,
     base: str,
     domain: str | None = None,
     data: dict[str, Any] | None = None,
@@ -171,6 +169,7 @@ def make_record(
         training: the run.
         facts: of the corpus.
         phases: of the learning rate.
+        tokenizer: the model's.
         base: the model the stage begins from.
         domain: for sft.
         data: what the order of the rows depends on, so that an anneal can go on in it.
@@ -193,6 +192,8 @@ def make_record(
         template_version=facts["template"]["version"],
         max_title_tokens=facts["template"]["max_title_tokens"],
         history_length=facts["template"]["history_length"],
+        window_tokens=facts["template"]["window_tokens"] if _counts_alike(tokenizer, arguments) else None,
+        candidate_list_in_prompt=facts["template"]["candidate_list_in_prompt"],
         domain=domain,
         corpus=arguments.corpus,
         corpus_revision=arguments.corpus_revision,
@@ -202,6 +203,14 @@ def make_record(
         seed=training.seed,
         parents=parents,
     )
+
+
+def _counts_alike(tokenizer: PreTrainedTokenizerBase, arguments: StageArguments) -> bool:
+    """Whether the corpus' sizes in tokens hold for the model, as far as the corpus' tokenizer can be had here."""
+    try:
+        return tokenizer.get_vocab() == corpus_tokenizer(arguments.corpus, arguments.corpus_revision).get_vocab()
+    except InputError:
+        return False
 
 
 def _output_dir(argv: Sequence[str]) -> str | None:

@@ -20,7 +20,7 @@ from transformers import PreTrainedTokenizerBase, PrinterCallback, TrainerCallba
 from transformers.trainer_utils import rotate_checkpoints
 
 from cprec_hf.corpus.record import ModelRecord
-from cprec_hf.files import require_free_space
+from cprec_hf.files import require_free_space, use_default_modes
 from cprec_hf.hub.cards import render_model_card
 from cprec_hf.training.checkpoints import STAGING, clear_output
 from cprec_hf.training.kernels import apply_kernels, has_plain_head, teach_summed_loss
@@ -170,6 +170,12 @@ class StageTrainer(trl.SFTTrainer):
                 group["lr"] = rate
             scheduler._last_lr = rates
 
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        """Warn of what a checkpoint lacks, except weights tied to one that it has: those are never saved twice."""
+        missing, tied = load_result.missing_keys, getattr(_unwrapped(self.model), "all_tied_weights_keys", None) or {}
+        lacking = [key for key in missing if tied.get(key) is None or tied[key] in missing]
+        super()._issue_warnings_after_load(load_result._replace(missing_keys=lacking))
+
     def _get_train_sampler(self, train_dataset: Any = None) -> Order:
         return self.order
 
@@ -190,6 +196,7 @@ class StageTrainer(trl.SFTTrainer):
                 staged = folder / _SAVING / name
                 self.state.save_to_json(str(staged / "trainer_state.json"))
                 self._describe(staged, self.state.global_step)
+                use_default_modes(staged)
                 shutil.rmtree(folder / name, ignore_errors=True)
                 staged.rename(folder / name)
         finally:
@@ -232,6 +239,7 @@ class StageTrainer(trl.SFTTrainer):
                 pq.write_table(self.items, staging / "items.parquet")
                 best = self.state.best_global_step if self.args.load_best_model_at_end else None
                 self._describe(staging, best or self.state.global_step)
+                use_default_modes(staging)
                 (folder / "cprec.json").unlink(missing_ok=True)
                 for path in sorted(staging.iterdir(), key=lambda path: path.name == "cprec.json"):
                     if path.is_dir():

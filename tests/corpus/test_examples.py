@@ -42,8 +42,13 @@ def _table(rows: list[dict[str, Any]]) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=EVENTS)
 
 
-def _row_by_row(rows: list[dict[str, Any]], plan: ExamplePlan) -> dict[str, list[dict[str, Any]]]:
-    """The same rows without their candidates, one event at a time (no list of candidates in the prompt)."""
+def _row_by_row(
+    rows: list[dict[str, Any]], plan: ExamplePlan, drawn: dict[tuple[str, str, int], list[str]]
+) -> dict[str, list[dict[str, Any]]]:
+    """The same rows without their candidates, one event at a time (no list of candidates in the prompt).
+
+    `drawn`: the candidates by split, user and time; a history makes room for the longest of them, or for the target.
+    """
     out: dict[str, list[dict[str, Any]]] = {"train": [], "validation": [], "test": []}
     users = defaultdict(list)
     for row in rows:
@@ -51,7 +56,9 @@ def _row_by_row(rows: list[dict[str, Any]], plan: ExamplePlan) -> dict[str, list
 
     def write(split: str, history: list[dict[str, Any]], target: dict[str, Any]) -> None:
         history = history[-plan.history_length :]
-        while HEADER + sum(TOKENS[r["item"]] for r in [*history, target]) > plan.window_tokens:
+        candidates = [int(i[1:]) for i in drawn[split, target["user_id"], target["timestamp"]]] or [target["item"]]
+        room = plan.window_tokens - HEADER - max(TOKENS[i] for i in candidates)
+        while sum(TOKENS[r["item"]] for r in history) > room:
             history = history[1:]
         template, title = load_template("1"), "title {}".format
         out[split].append(
@@ -85,9 +92,31 @@ def test_rows_equal_those_of_a_row_loop(rows: list[dict[str, Any]], window: int,
     plan = _plan(window, history, targets)
     tables = sft_examples(_table(rows), plan)
     assert all(table.schema == EXAMPLES for table in tables.values())
-    expected = _row_by_row(rows, plan)
+    drawn = {
+        (split, row["user_id"], row["timestamp"]): row["candidates"]
+        for split, table in tables.items()
+        for row in table.to_pylist()
+    }
+    expected = _row_by_row(rows, plan, drawn)
     for split, table in tables.items():
         assert table.drop_columns(["candidates"]).to_pylist() == expected[split]
+
+
+def test_how_much_history_is_shown_says_nothing_of_the_target() -> None:
+    """One history before every possible target: the longest candidate alone decides how much of it fits."""
+    plan = _plan(window=HEADER + 5 * 3 + 4, history=9)  # items 3, 7, 11 take 5 tokens
+    prompts = {}
+    for target in range(N_ITEMS):
+        history = [3, 7, 11]
+        rows = [
+            {"user_id": "u", "item": item, "timestamp": time, "split": "train" if item in history else "test"}
+            for time, item in enumerate([*history, *([target] if target not in history else [])])
+        ]
+        for row in sft_examples(_table(rows), plan)["test"].to_pylist():
+            longest = max(TOKENS[int(item[1:])] for item in row["candidates"])
+            prompts.setdefault(longest, set()).add(row["prompt"])
+    assert set(prompts) == {4, 5}
+    assert {longest: [p.count("\n") - 1 for p in found] for longest, found in prompts.items()} == {4: [3], 5: [2]}
 
 
 @given(events(), st.lists(st.integers(0, 1), min_size=4, max_size=4), st.booleans())
@@ -131,8 +160,9 @@ def test_the_list_in_the_prompt_is_the_row_s_own_and_fits(
             assert row["prompt"] == template.prompt(
                 "Books", [titles[i] for i in row["history"]], [titles[i] for i in row["candidates"]]
             )
-            lines = [*row["candidates"], *row["history"], row["target"]]
-            assert HEADER + BLOCK + sum(TOKENS[number[i]] for i in lines) <= window
+            lines = [*row["candidates"], *row["history"]]
+            longest = max(TOKENS[number[i]] for i in row["candidates"])
+            assert HEADER + BLOCK + sum(TOKENS[number[i]] for i in lines) + longest <= window
             assert row["history"] and row["target"] in row["candidates"]
 
 

@@ -27,6 +27,17 @@ def test_round_trip(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["cprec.json"]
 
 
+def test_a_record_of_an_older_release_loads(tmp_path: Path) -> None:
+    shown = dataclasses.replace(RECORD, candidate_list_in_prompt=True, window_tokens=256)
+    path = shown.save(tmp_path)
+    assert ModelRecord.load(tmp_path) == shown
+    values = json.loads(path.read_text())
+    assert (values.pop("candidate_list_in_prompt"), values.pop("window_tokens")) == (True, 256)
+    path.write_text(json.dumps(values))
+    assert ModelRecord.load(tmp_path) == RECORD
+    assert (RECORD.candidate_list_in_prompt, RECORD.window_tokens) == (False, None)
+
+
 def test_missing_file(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"cprec\.json"):
         ModelRecord.load(tmp_path)

@@ -25,6 +25,8 @@ def test_candidate_block_stands_before_the_document() -> None:
     prompt = TEMPLATE.prompt("Books", ["Dune"], candidates=["Emma", "Ulysses"])
     assert prompt == "Candidates:\nEmma\nUlysses\n" + TEMPLATE.prompt("Books", ["Dune"])
     assert prompt.endswith(DELIMITER)
+    assert prompt.startswith(TEMPLATE.block(["Emma", "Ulysses"]))
+    assert TEMPLATE.block([]) == "Candidates:\n"
 
 
 def test_a_domain_with_the_delimiter_is_refused() -> None:

@@ -61,7 +61,7 @@ def model_facts(name: str = "rec", domain: str | None = "Toys & Games", **more: 
         "format": 1, "stage": "sft", "base": "user/base", "template_version": "1", "max_title_tokens": 24,
         "history_length": 20, "domain": domain, "corpus": "user/corpus", "corpus_revision": "a" * 40,
         "corpus_hash": "cd" * 32, "schedule": {"type": "wsa", "warmup": 10}, "tokens": 123456, "seed": 0,
-        "parents": ["user/base", "user/cpt"],
+        "parents": ["user/base", "user/cpt"], "candidate_list_in_prompt": False, "window_tokens": 256,
     }  # fmt: skip
     return {"record": {**record, **more.pop("record", {})}, "model_name": name, **more}
 
@@ -187,9 +187,11 @@ def test_no_local_path_stands_in_a_card(tmp_path: Path, monkeypatch: pytest.Monk
     assert 'from_pretrained("path/to/this/folder")' in card and "Corpus: corpus, content" in card
 
 
-def test_the_code_of_a_model_card_is_python_whatever_the_domain() -> None:
+@pytest.mark.parametrize("shown", [False, True])
+def test_the_code_of_a_model_card_is_python_whatever_the_domain(shown: bool) -> None:
     for domain in (HOSTILE, 'quote " and \\', "\u2028", None):
-        card = render_model_card(model_facts(domain=domain))
+        card = render_model_card(model_facts(domain=domain, record={"candidate_list_in_prompt": shown}))
+        assert ("recommender.rank(" in card, "recommender.recommend(" in card) == (shown, not shown)
         (code,) = re.findall(r"^```python\n(.*?)^```$", card, re.S | re.M)
         tree = compile(code, "card", "exec")
         assert domain is None or domain in tree.co_consts

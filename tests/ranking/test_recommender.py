@@ -220,6 +220,8 @@ def test_a_saved_recommender_loads_and_ranks_alike(
 ) -> None:
     recommender = make_recommender(llama3_style_tokenizer)
     folder = recommender.save_pretrained(tmp_path / "model")
+    (tmp_path / "new").touch()
+    assert {path.stat().st_mode for path in folder.iterdir()} == {(tmp_path / "new").stat().st_mode}
     loaded = Recommender.from_pretrained(folder, device="cpu")
     np.testing.assert_array_equal(loaded.rank(HISTORIES, CANDIDATES), recommender.rank(HISTORIES, CANDIDATES))
     assert loaded.record == recommender.record

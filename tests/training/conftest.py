@@ -66,7 +66,8 @@ def corpus(tmp_path_factory: pytest.TempPathFactory, byte_level_tokenizer: Any) 
     facts = {
         "format": 1,
         "name": "by-hand",
-        "template": {"version": "1", "max_title_tokens": 8, "history_length": 6, "window_tokens": WINDOW},
+        "template": {"version": "1", "max_title_tokens": 8, "history_length": 6, "window_tokens": WINDOW}
+        | {"candidate_list_in_prompt": False},
         "tokenizer": "tokenizer",
         "domains": {d: {"slug": d.lower(), "role": "downstream" if d == "Tools" else "cpt"} for d in NOUNS},
         "content_sha256": "0" * 64,

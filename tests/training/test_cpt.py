@@ -25,6 +25,8 @@ def test_a_trunk_and_what_it_leaves(flags, options, corpus, base_model, tmp_path
     assert {"config.json", "generation_config.json", "tokenizer.json", "README.md", "log.jsonl"} < names
     assert {name for name in names if "checkpoint" in name} == {"checkpoint-4", "checkpoint-6"}
     assert half_written(out) == []
+    (tmp_path / "new").touch()
+    assert {path.stat().st_mode for path in out.rglob("*") if path.is_file()} == {(tmp_path / "new").stat().st_mode}
     assert weights(out) == weights(out / "checkpoint-6") != weights(base_model)
     assert (out / "README.md").read_text().count("Stage: cpt") == 1
 
@@ -39,6 +41,7 @@ def test_a_trunk_and_what_it_leaves(flags, options, corpus, base_model, tmp_path
     assert (record.stage, record.base, record.parents) == ("cpt", str(base_model), [str(base_model)])
     assert (record.corpus, record.corpus_hash, record.domain) == (str(corpus), "0" * 64, None)
     assert (record.template_version, record.max_title_tokens, record.history_length) == ("1", 8, 6)
+    assert (record.window_tokens, record.candidate_list_in_prompt) == (160, False)
     assert (record.seed, record.tokens) == (1, lines[-1]["tokens"])
     assert record.schedule["type"] == "wsa"
     assert [record.schedule[f"{p}_steps"] for p in ("warmup", "stable", "anneal")] == [2, 4, 0]
@@ -146,6 +149,7 @@ def test_real_models_go_through(flags, shared, corpus, name):
     ids = torch.tensor(rows.row(0)[None].astype(np.int64))
     losses = [AutoModelForCausalLM.from_pretrained(f)(input_ids=ids, labels=ids).loss.item() for f in (source, out)]
     assert losses[1] < losses[0]
+    assert ModelRecord.load(out).window_tokens is None  # the corpus counts in another tokenizer's tokens
     with pytest.raises(InputError, match="tokens at most, and `max_length` is 600"):
         cpt.main(flags("long", model_name_or_path=source, max_length=600))
 
@@ -165,6 +169,7 @@ def test_real_models_go_through(flags, shared, corpus, name):
         ({"model_name_or_path": "/nowhere/at/all"}, "cannot be loaded"),
         ({"corpus": "/nowhere/at/all"}, "/nowhere/at/all"),
         ({"kinds": "mixed"}, "`kinds` names 'mixed'"),
+        ({"item_share": 1.0}, "`item_share` is 1.0; give 0 or more and less than 1"),
         ({"packing": "false", "max_length": 50}, "rows are longer than `max_length` 50"),
     ],
 )

@@ -1,10 +1,13 @@
 import datasets
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cprec_hf.corpus.encoder import Encoder
 from cprec_hf.errors import InputError
-from cprec_hf.training.data import check_model, check_rows, cpt_rows, item_rows, sft_rows
+from cprec_hf.training.data import check_model, check_rows, cpt_rows, item_rows, mix_in, sft_rows
 from cprec_hf.training.kernels import IGNORED
 
 
@@ -31,6 +34,49 @@ def test_kinds(corpus, encoder):
     assert [row["input_ids"] for row in mixed] == expected
     with pytest.raises(InputError, match="`kinds` names 'domains'; its train documents are of domain, all_domain"):
         cpt_rows(str(corpus), None, encoder, kinds=["domains"])
+
+
+def rows_of(lengths, first):
+    """Rows of those lengths, whose ids are all one number that no other row has."""
+    ids = [[first + i] * length for i, length in enumerate(lengths)]
+    return datasets.Dataset.from_dict({"input_ids": ids, "labels": ids})
+
+
+lengths = st.lists(st.integers(1, 40), min_size=1, max_size=12)
+
+
+@given(lengths, lengths, st.floats(0, 0.9), st.integers(0, 5))
+def test_item_documents_are_mixed_in(behaviour, items, share, seed):
+    rows, documents = rows_of(behaviour, 0), rows_of(items, 1000)
+    mixed = mix_in(rows, documents, share, seed)
+    assert mixed["input_ids"][: len(rows)] == rows["input_ids"][:]
+    assert mixed["labels"][:] == mixed["input_ids"][:]
+    chosen = [row[0] - 1000 for row in mixed["input_ids"][len(rows) :]]
+    assert mixed["input_ids"][len(rows) :] == [documents[i]["input_ids"] for i in chosen]
+    n = len(items)
+    passes = [chosen[at : at + n] for at in range(0, len(chosen), n)]
+    assert all(sorted(one) == list(range(n)) for one in passes[:-1])
+    assert all(len(set(one)) == len(one) for one in passes[-1:])  # the last may stop half-way
+    tokens = sum(items[i] for i in chosen)
+    within = [share - (tokens + more) / (sum(behaviour) + tokens + more) for more in (0, max(items))]
+    assert within[0] >= -1e-9 and within[1] < 1e-9  # one document more would be too many
+    again = mix_in(rows, documents, share, seed)
+    assert again["input_ids"][:] == mixed["input_ids"][:]
+
+
+def test_the_seed_draws_the_order_of_item_documents_and_passes_differ():
+    rows, documents = rows_of([100], 0), rows_of([1] * 40, 1000)
+    drawn = {seed: mix_in(rows, documents, 0.5, seed)["input_ids"][1:] for seed in (0, 1)}
+    assert [len(one) for one in drawn.values()] == [100, 100]
+    assert drawn[0] != drawn[1]
+    assert drawn[0][:40] != drawn[0][40:80]
+    assert not np.all(np.diff(np.ravel(drawn[0][:40])) > 0)
+
+
+@pytest.mark.parametrize("share", [-0.1, 1, 1.5, float("nan")])
+def test_a_share_out_of_range(share):
+    with pytest.raises(InputError, match=f"`item_share` is {share}; give 0 or more and less than 1"):
+        mix_in(rows_of([3], 0), rows_of([3], 1), share, 0)
 
 
 @pytest.mark.parametrize("completion_only", [False, True])

@@ -1,14 +1,20 @@
 """What all stages share: Ctrl-C wherever it strikes, several processes, and one line for what the user must mend."""
 
+import logging
 import os
+import re
 import subprocess
 import sys
 
+import pyarrow.parquet as pq
 import pytest
 from accelerate.commands.config.config_args import load_config_from_file
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
+from transformers import AutoTokenizer
 
+from cprec_hf.corpus.encoder import Encoder
 from cprec_hf.corpus.record import ModelRecord
+from cprec_hf.ranking.recommender import Recommender
 from cprec_hf.recipes import find_recipe
 from cprec_hf.training import anneal, base, cpt, sft
 from cprec_hf.training.checkpoints import newest_checkpoint
@@ -79,6 +85,60 @@ def test_what_the_user_must_mend_is_one_line(flags, capsys):
         "",
         "cprec: the command line: unknown key `learning_rat`; did you mean `learning_rate`?\n",
     )
+
+
+@pytest.fixture
+def warned(monkeypatch):
+    """What transformers' trainer warns of, which the tests' environment otherwise keeps down."""
+    said, logger = [], logging.getLogger("transformers.trainer")
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: said.append(record.getMessage())
+    logger.addHandler(handler)
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    yield said
+    logger.setLevel(level)
+    logger.removeHandler(handler)
+
+
+def test_the_console_is_ours_and_real_warnings_stay(flags, warned, monkeypatch, capfd):
+    monkeypatch.setattr("transformers.utils.logging._tqdm_active", True)  # as on a user's console
+    argv = flags("out", max_steps=2, save_steps=1)
+    out = cpt.main(argv)
+    first = out / "checkpoint-1"
+    cpt.main([*argv, "--resume_from_checkpoint", str(first)])
+    Recommender.from_pretrained(out, device="cpu").save_pretrained(out.parent / "again")
+    assert "Loading weights" not in (said := capfd.readouterr().err)
+    assert "Writing model shards" not in said
+    assert not any("keys" in line for line in warned)
+
+    tensors = load_file(first / "model.safetensors")
+    del tensors["model.norm.weight"]
+    save_file(tensors, first / "model.safetensors", {"format": "pt"})
+    cpt.main([*argv, "--resume_from_checkpoint", str(first)])
+    assert [line for line in warned if "keys" in line] == [
+        "There were missing keys in the checkpoint model loaded: ['model.norm.weight']."
+    ]
+
+
+def test_a_trunk_and_its_anneal_take_each_their_share_of_item_documents(flags, corpus, base_model, capsys):
+    encoder = Encoder(AutoTokenizer.from_pretrained(base_model))
+    behaviour, items = (
+        encoder.documents(pq.read_table(corpus / config / "train.parquet")["text"]).lengths
+        for config in ("cpt", "items")
+    )
+
+    def check(share):
+        tokens, rows = re.search(r"([\d,]+) tokens in ([\d,]+) rows", capsys.readouterr().out).groups()
+        tokens, rows = int(tokens.replace(",", "")), int(rows.replace(",", ""))
+        added = tokens - behaviour.sum()
+        assert rows > len(behaviour)
+        assert added / tokens <= share < (added + items.max()) / (tokens + items.max())
+
+    trunk = cpt.main(flags("trunk", max_steps=1, packing=False, item_share=0.3))
+    check(0.3)
+    anneal.main(flags("branch", **BRANCH, init_from=trunk, anneal_steps=1, packing=False, item_share=0.6))
+    check(0.6)
 
 
 @pytest.mark.parametrize(
