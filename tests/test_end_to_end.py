@@ -14,7 +14,7 @@ from cprec_hf.demo import STEPS
 from cprec_hf.recipes import read_yaml, shipped
 
 SMALLER = {
-    "corpus": {"window_tokens": 128, "tokenizer": {"vocab_size": 420}},
+    "corpus": {"tokenizer": {"vocab_size": 420}},
     "base": {"max_steps": 12, "warmup_steps": 2, "hidden_size": 32, "intermediate_size": 64},
     "cpt": {"max_steps": 12, "warmup_steps": 2, "save_steps": 6},
     "anneal": {"anneal_steps": 4},

@@ -42,6 +42,11 @@ class ProgressLog(TrainerCallback):
             with atomic_file(log) as temporary:
                 temporary.write_text("".join(kept), encoding="utf-8")
 
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Log the last step too, so that a run shorter than `logging_steps` has a log."""
+        if state.global_step >= state.max_steps:
+            control.should_log = True
+
     def on_log(
         self,
         args: TrainingArguments,

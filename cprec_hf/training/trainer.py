@@ -79,7 +79,7 @@ class StageTrainer(trl.SFTTrainer):
         seed = args.seed if args.data_seed is None else args.data_seed
         batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
         self.order = Order(row_lengths(rows), batch, args.max_steps, seed, start)
-        _require_space(args, start, 0 if peft_config else sum(p.numel() for p in model.parameters()))
+        _require_space(args, start, 0 if peft_config else sum(p.numel() for p in model.parameters() if p.requires_grad))
         blocks = args.packing and "flash" not in model.config._attn_implementation
         if blocks and not (args.fsdp or os.environ.get("ACCELERATE_USE_FSDP") == "true"):
             refuse_leaks(_unwrapped(model))  # FSDP's ranks may not hold their weights yet

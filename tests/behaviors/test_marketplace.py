@@ -178,7 +178,7 @@ def test_oracles_refuse_what_would_not_be_exact(market):
     ("change", "message"),
     [
         ({"domains": ["Books", "Cars"]}, "no domain 'Cars'"),
-        ({"unseen": ["Books"]}, "Books, Games, Books; name at least one, each once"),
+        ({"unseen": ["Books"]}, "Books, Games, Books; name one or more, each once"),
         ({"domains": [], "unseen": []}, "are none"),
         ({"items_per_domain": 20}, "at least 48 items"),
         ({"users": -1}, "`users` is -1; give at least 1"),
