@@ -76,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
         rows = cpt_rows(arguments.corpus, revision, encoder, arguments.kinds)
         rows = mix_in(rows, item_rows(arguments.corpus, revision, encoder), arguments.item_share, training.seed)
         rows = prepare_rows(rows, model, training, split_long=True, where=f"{arguments.corpus} cpt/train")
-        order = data_order(training, len(rows), arguments.kinds)
+        order = data_order(training, len(rows), arguments.kinds, arguments.item_share)
         ours, trunks = (order, facts["content_sha256"]), (trunk_record.schedule.get("data"), trunk_record.corpus_hash)
         if arguments.continue_data and ours != trunks:
             raise InputError(

@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
         fix_run_length(training, len(data["train"]))
         phases = run_phases(training)
 
-        order = data_order(training, len(data["train"]), arguments.kinds)
+        order = data_order(training, len(data["train"]), arguments.kinds, arguments.item_share)
         base = str(model_arguments.model_name_or_path)
         trainer = StageTrainer(
             model,

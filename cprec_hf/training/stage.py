@@ -125,11 +125,11 @@ def prepare_rows(
     return pack_rows(rows, length, training.seed) if training.packing else rows
 
 
-def data_order(training: Any, rows: int, kinds: list[str] | None = None) -> dict[str, Any]:
+def data_order(training: Any, rows: int, kinds: list[str] | None, item_share: float) -> dict[str, Any]:
     """All that the order of a run's rows depends on besides the corpus: with these equal, an anneal can go on in it."""
     batch = training.train_batch_size * training.gradient_accumulation_steps * training.world_size
     seed = training.seed if training.data_seed is None else training.data_seed
-    return {"rows": rows, "kinds": kinds, "batch": batch, "seed": seed}
+    return {"rows": rows, "kinds": kinds, "item_share": item_share, "batch": batch, "seed": seed}
 
 
 def fix_run_length(training: Any, rows: int) -> None:
