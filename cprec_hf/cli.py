@@ -13,8 +13,9 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 
 from cprec_hf import __version__
+from cprec_hf.cli_hub import add_verbs
+from cprec_hf.command import exit_status
 from cprec_hf.errors import InputError
-from cprec_hf.files import ran_out_of_space
 
 STAGES = ("base", "cpt", "sft")
 
@@ -22,19 +23,7 @@ STAGES = ("base", "cpt", "sft")
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit status: 0, 2 after an error the user can mend, 130 after Ctrl-C."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    try:
-        return _run(arguments)
-    except InputError as error:
-        print(f"cprec: {_with_recipe(str(error), arguments)}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\ncprec: interrupted; nothing was left half-written", file=sys.stderr)
-        return 130
-    except Exception as error:
-        if not ran_out_of_space(error):
-            raise
-        print(f"cprec: no room to write: {error}; free some space and run it again", file=sys.stderr)
-        return 2
+    return exit_status(lambda: _run(arguments), arguments)
 
 
 def _run(arguments: list[str]) -> int:
@@ -45,7 +34,7 @@ def _run(arguments: list[str]) -> int:
         return _stage(rest[0], rest[1:])
     if verb == ["anneal"] and not {"-h", "--help"} & set(rest):
         return _stage("anneal", rest)
-    if verb == ["evaluate"] and rest:
+    if verb == ["evaluate"]:
         return _main_of("cprec_hf.evaluation.protocol", rest)
     if not arguments:
         parser.print_help()
@@ -53,12 +42,6 @@ def _run(arguments: list[str]) -> int:
     parsed = parser.parse_args(arguments)
     run: Callable[[argparse.Namespace], int] = parsed.run
     return run(parsed)
-
-
-def _with_recipe(message: str, arguments: list[str]) -> str:
-    """The message, behind the recipe to mend if a recipe was given and the message does not name it."""
-    recipe = next((argument for argument in arguments if argument.endswith((".yaml", ".yml"))), "")
-    return message if recipe in message else f"{recipe}: {message}"
 
 
 def _stage(name: str, arguments: list[str]) -> int:
@@ -106,8 +89,11 @@ def _parser() -> argparse.ArgumentParser:
     push.add_argument("corpus", help="a corpus folder")
     push.add_argument("repo", help="dataset repo on the Hub, OWNER/NAME")
     push.add_argument("--public", action="store_true", help="a public repo; needs a source that may be redistributed")
-    push.add_argument("--revision", help="branch to push to")
+    push.add_argument("--branch", default="main", help="branch to push to (default main)")
     push.set_defaults(run=_corpus_push)
+
+    hub = _verb(verbs, "hub", "a Hub on this machine, publishing, and a check-up", "cprec hub doctor")
+    add_verbs(hub.add_subparsers(dest="action", metavar="ACTION", required=True), _verb)
 
     train = _verb(verbs, "train", "run a training stage", "cprec train cpt --config recipes/tiny/cpt.yaml")
     train.add_argument("stage", choices=STAGES, help="base: a small LM of your own; cpt: a trunk; sft: a domain")
@@ -178,9 +164,10 @@ def _corpus_stats(given: argparse.Namespace) -> int:
 
 
 def _corpus_push(given: argparse.Namespace) -> int:
-    from cprec_hf.corpus.push import push_corpus
+    from cprec_hf.corpus.push import plan_audited_corpus
+    from cprec_hf.hub.publish import publish
 
-    print(push_corpus(given.corpus, given.repo, private=not given.public, revision=given.revision))
+    print(publish(plan_audited_corpus(given.corpus, given.repo, branch=given.branch, private=not given.public)).url)
     return 0
 
 

@@ -5,14 +5,17 @@ cprec demo        # writes outputs/tiny/ in the current folder
 
 from __future__ import annotations
 
+import os
 import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from cprec_hf.errors import InputError
+from cprec_hf.recipes import shipped
 
 OUTPUT = Path("outputs/tiny")
 STEPS = (
@@ -28,11 +31,14 @@ STEPS = (
     ("... and until validation stops improving", "train sft --config recipes/tiny/sft-only-long.yaml"),
     ("Ranking, baselines, ceilings, significance, report", "evaluate --config recipes/tiny/evaluate.yaml"),
 )
-LAST = "recommend outputs/tiny/sft --example 0 --score pmi"
+PUBLISH = "hub push --config recipes/tiny/hub.yaml"
+LOAD_BACK = "tiny/from_the_hub.py"
 
 
 def run_demo(cprec: Callable[[list[str]], int]) -> None:
-    """Run every step, each as its own command; the last in a fresh process that knows only the model's folder.
+    """Run every step, each as its own command; the last in a fresh process that knows only repo ids.
+
+    The Hub is the one `HF_ENDPOINT` names, with the token of the environment; without it, one on this machine.
 
     Args:
         cprec: the command line, `cli.main`.
@@ -42,17 +48,54 @@ def run_demo(cprec: Callable[[list[str]], int]) -> None:
     """
     begin = time.monotonic()
     for number, (what, command) in enumerate(STEPS, 1):
-        _announce(number, what, command, begin)
+        _announce(number, what, f"cprec {command}", begin)
         if status := cprec([*shlex.split(command), "--overwrite"]):
             raise SystemExit(status)
-    _announce(len(STEPS) + 1, "A fresh process loads the model and recommends", LAST, begin)
-    done = subprocess.run([sys.executable, "-m", "cprec_hf.cli", *shlex.split(LAST)], check=False)
-    if done.returncode:
-        raise InputError(f"`cprec {LAST}` failed with status {done.returncode}")
+    with _hub() as environment:
+        endpoint = environment["HF_ENDPOINT"]
+        _announce(len(STEPS) + 1, f"All of it goes to the Hub at {endpoint}", f"cprec {PUBLISH}", begin)
+        pushed = _fresh(["-m", "cprec_hf.cli", *shlex.split(PUBLISH)], environment)
+        repos = [
+            line.split("/commit/")[0].removeprefix(f"{endpoint}/") for line in pushed.split() if "/commit/" in line
+        ]
+        model, metric = (next(r for r in repos if r.endswith(name)) for name in ("/cprec-tiny-music", "/ranking_at_k"))
+        script = [str(shipped("recipes") / LOAD_BACK), model, metric.removeprefix("spaces/")]
+        what = "A fresh process loads corpus, metric and model from there, and recommends"
+        _announce(len(STEPS) + 2, what, f"python recipes/{LOAD_BACK} {' '.join(script[1:])}", begin)
+        _fresh(script, environment)
     minutes, seconds = divmod(int(time.monotonic() - begin), 60)
     print(f"\nDone in {minutes} min {seconds:02d} s. The report with its plots: {OUTPUT / 'report' / 'report.md'}")
 
 
+@contextmanager
+def _hub() -> Iterator[dict[str, str]]:
+    """The environment of processes that use the Hub. One on this machine gets a client cache of its own beside it."""
+    if "HF_ENDPOINT" in os.environ:
+        yield dict(os.environ)
+        return
+    from cprec_hf.hub.loopback import LoopbackHub
+
+    with LoopbackHub(OUTPUT / "hub") as hub:
+        yield {**os.environ, **hub.env, "HF_HOME": str((OUTPUT / "hub-cache").resolve())}
+
+
+def _fresh(arguments: list[str], environment: dict[str, str]) -> str:
+    """Run Python in a process of its own, which imports nothing of this one; show what it prints, and return it."""
+    package = str(Path(__file__).parent.parent)
+    paths = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
+    with subprocess.Popen(
+        [sys.executable, *arguments], env={**environment, "PYTHONPATH": paths}, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        lines = []
+        for line in process.stdout:
+            print(line, end="", flush=True)
+            lines.append(line)
+    if process.returncode:
+        raise InputError(f"`python {' '.join(arguments)}` failed with status {process.returncode}")
+    return "".join(lines)
+
+
 def _announce(number: int, what: str, command: str, begin: float) -> None:
     minutes, seconds = divmod(int(time.monotonic() - begin), 60)
-    print(f"\n[{number}/{len(STEPS) + 1}] {what}  (at {minutes}:{seconds:02d})\n    cprec {command}", flush=True)
+    print(f"\n[{number}/{len(STEPS) + 2}] {what}  (at {minutes}:{seconds:02d})\n    {command}", flush=True)

@@ -5,7 +5,10 @@ from __future__ import annotations
 import errno
 import re
 import shutil
+import signal
 import stat
+import tempfile
+import threading
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -36,7 +39,7 @@ def atomic_folder(path: str | Path, *, overwrite: bool = False) -> Iterator[Path
     On any exception, Ctrl-C included, the temporary folder is removed and whatever stood at `path` still stands.
 
     Raises:
-        InputError: `path` exists already and `overwrite` is false (said before any work starts).
+        InputError: `path` exists already and `overwrite` is false, or cannot be written (said before any work starts).
     """
     path = Path(path)
     refuse_existing(path, overwrite=overwrite)
@@ -57,13 +60,44 @@ def atomic_folder(path: str | Path, *, overwrite: bool = False) -> Iterator[Path
 
 
 def refuse_existing(path: str | Path, *, overwrite: bool) -> None:
-    """Raise `InputError` if `path` exists, is not an empty folder, and may not be replaced; a file never may."""
+    """Raise `InputError` if `path` exists, is not an empty folder, and may not be replaced, or cannot be written."""
     path = Path(path)
-    if path.is_file():
-        raise InputError(f"{path} is a file; choose another output folder or remove it")
+    require_writable(path)
     if overwrite or not path.exists() or (path.is_dir() and not any(path.iterdir())):
         return
     raise InputError(f"{path} exists already; choose another output folder, remove it, or pass --overwrite")
+
+
+def require_writable(path: str | Path) -> None:
+    """Raise `InputError` if the folder `path` cannot be made or written: a file is in the way, or the disk refuses."""
+    path = Path(path)
+    folder = path.absolute()
+    while not folder.exists():
+        folder = folder.parent
+    if not folder.is_dir():
+        below = "" if folder == path.absolute() else f"{path} cannot be made: "
+        raise InputError(f"{below}{folder if below else path} is a file; choose another output folder or remove it")
+    try:
+        with tempfile.TemporaryFile(dir=folder):  # only trying tells, whoever runs this
+            pass
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {error.strerror}; choose another output folder") from None
+
+
+@contextmanager
+def without_interrupts() -> Iterator[None]:
+    """Hold a Ctrl-C back until the end of a few renames that belong together; it is raised then."""
+    if threading.current_thread() is not threading.main_thread():  # others are never interrupted
+        yield
+        return
+    held: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: held.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if held:
+        raise KeyboardInterrupt
 
 
 def use_default_modes(folder: str | Path) -> None:

@@ -2,7 +2,10 @@
 
 import json
 import os
+import subprocess
+import sys
 import tempfile
+import textwrap
 
 _HF_HOME = tempfile.TemporaryDirectory(prefix="cprec-tests-")  # removed when the session ends
 os.environ |= {
@@ -17,7 +20,7 @@ os.environ |= {
     "TRANSFORMERS_VERBOSITY": "error",
 }
 
-from collections.abc import Callable  # noqa: E402
+from collections.abc import Callable, Iterator  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
@@ -160,6 +163,43 @@ def make_tiny_model() -> Callable[..., Any]:
 def tiny_model(make_tiny_model: Callable[..., Any]) -> Callable[..., Any]:
     """`tiny_model(tokenizer)`: the Qwen3-shaped one."""
     return lambda tokenizer, **config: make_tiny_model("qwen3", tokenizer, **config)
+
+
+class HubMachine:
+    """A loopback Hub, and processes that know it by their environment: the clients read the endpoint at import."""
+
+    def __init__(self, hub: Any, home: Path) -> None:
+        self.hub, self.home = hub, home
+
+    def push(self, folder: Path, name: str, repo_type: str = "model") -> tuple[str, str]:
+        """Push a folder; returns the repo id and the commit."""
+        from huggingface_hub import HfApi
+
+        api, repo = HfApi(endpoint=self.hub.url, token=self.hub.token), f"{self.hub.user}/{name}"
+        api.create_repo(repo, repo_type=repo_type, exist_ok=True)
+        return repo, api.upload_folder(repo_id=repo, folder_path=folder, repo_type=repo_type).oid
+
+    def run(self, code: str, *args: object) -> Any:
+        """Run code in a fresh process with a cache of its own; returns the JSON it printed last."""
+        done = subprocess.run(
+            [sys.executable, "-c", textwrap.dedent(code), *map(str, args)],
+            env=os.environ | self.hub.env | {"HF_HOME": str(self.home)},
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=Path(__file__).parents[1],
+        )
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.fixture
+def hub_machine(tmp_path: Path) -> Iterator[HubMachine]:
+    """A Hub with one user."""
+    from cprec_hf.hub.loopback import LoopbackHub
+
+    with LoopbackHub(tmp_path / "hub") as hub:
+        yield HubMachine(hub, tmp_path / "home")
 
 
 @pytest.fixture(scope="session")

@@ -288,7 +288,7 @@ def drop(column: str) -> Callable[[str], str]:
         ),
         ({"window_tokens": 100}, None, r"`window_tokens` is 100; .*two titles up to \d+: raise `window_tokens` to"),
         ({"max_title_tokens": 2, "tokenizer": {"vocab_size": 260}}, None, "max_title_tokens is 2, .* '猫 lamp 12'"),
-        ({"tokenizer": "./no/tokenizer"}, None, r"`tokenizer` './no/tokenizer' cannot be loaded"),
+        ({"tokenizer": "./no/tokenizer"}, None, r"`tokenizer`: \./no/tokenizer: cannot load its tokenizer"),
     ],
     ids=lambda value: str(value)[:30] if isinstance(value, str) else None,
 )

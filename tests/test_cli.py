@@ -1,8 +1,14 @@
 """The command line: help with examples, one clear message for bad input, no traceback, Ctrl-C."""
 
+import errno
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from cprec_hf import cli
+from cprec_hf.command import run_as_command
 
 VERBS = [
     ["demo"], ["corpus"], ["corpus", "build"], ["corpus", "audit"], ["corpus", "stats"], ["corpus", "push"],
@@ -58,3 +64,47 @@ def test_ctrl_c_in_the_corpus_build_leaves_nothing(tmp_path, monkeypatch, capsys
     assert cli.main(["corpus", "build", str(recipe)]) == 130
     assert "interrupted" in capsys.readouterr().err
     assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == ["corpus.yaml"]
+
+
+def test_evaluate_without_a_recipe_asks_for_one(capsys):
+    with pytest.raises(SystemExit) as end:
+        cli.main(["evaluate"])
+    assert end.value.code == 2
+    assert "--config" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("module", "argv"),
+    [
+        ("cprec_hf.evaluation.protocol", ["--config", "no/such.yaml"]),
+        ("cprec_hf.training.cpt", ["--config", "no/such.yaml"]),
+    ],
+)
+def test_modules_end_as_verbs_do(module, argv):
+    done = subprocess.run(
+        [sys.executable, "-m", module, *argv],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=Path(__file__).parents[1],
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("cprec: no recipe no/such.yaml")
+
+
+def test_a_full_disk_ends_a_module_in_one_line(monkeypatch, capsys):
+    def write():
+        raise OSError(errno.ENOSPC, "No space left on device", "x")
+
+    with pytest.raises(SystemExit) as end:
+        run_as_command(write)
+    assert end.value.code == 2
+    assert capsys.readouterr().err.startswith("cprec: no room to write: ")
+
+
+def test_a_recipe_is_named_once(tmp_path, capsys):
+    recipe = tmp_path / "cpt.yaml"
+    for line in ("max_steps: many", "lr_scheduler_type: wsb", "label_smoothing_factor: 0.1", "learning_rat: 1"):
+        recipe.write_text(f"corpus: c\noutput_dir: {tmp_path}/o\n{line}\n", encoding="utf-8")
+        assert cli.main(["train", "cpt", "--config", str(recipe)]) == 2
+        assert capsys.readouterr().err.count("cpt.yaml") == 1

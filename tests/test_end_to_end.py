@@ -20,7 +20,7 @@ SMALLER = {
     "anneal": {"anneal_steps": 4},
     "sft": {"max_steps": 6, "warmup_steps": 1},
     "sft-only": {"max_steps": 6, "warmup_steps": 1},
-    "sft-only-long": {"max_steps": 12, "eval_steps": 4, "early_stopping_patience": 1, "probe_users": 20},
+    "sft-only-long": {"max_steps": 12, "warmup_steps": 1},
     "evaluate": {},
 }
 WORLD = {"users": 60, "unseen_users": 150, "items_per_domain": 160}

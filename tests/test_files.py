@@ -1,12 +1,15 @@
-"""Files get the mode that the umask asks for, whoever wrote them."""
+"""Where can be written is known before work starts, and what is written gets the mode that the umask asks for."""
 
 import os
+import signal
 import stat
 from pathlib import Path
 
 import pytest
 
-from cprec_hf.files import use_default_modes
+from cprec_hf.errors import InputError
+from cprec_hf.files import atomic_folder, refuse_existing, require_writable, use_default_modes, without_interrupts
+from cprec_hf.training.checkpoints import resume_point
 
 
 @pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
@@ -25,3 +28,41 @@ def test_files_get_the_mode_of_new_ones(umask: int, mode: int, tmp_path: Path) -
     assert [stat.S_IMODE(file.stat().st_mode) for file in files] == [mode, mode]
     assert stat.S_IMODE(inner.stat().st_mode) == 0o700
     assert {path.name for path in tmp_path.rglob("*")} == {"a", "b", "inner"}
+
+
+@pytest.mark.parametrize("path", ["file", "file/below", "file/far/below"])
+def test_an_output_below_a_file_is_said(path: str, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for check in (lambda p: refuse_existing(p, overwrite=True), lambda p: resume_point(None, str(p), overwrite=True)):
+        with pytest.raises(InputError, match=r"file is a file; choose another output folder or remove it"):
+            check(tmp_path / path)
+
+
+def test_an_output_where_nothing_can_be_written_is_said(tmp_path: Path) -> None:
+    """A folder that refuses even root, where there is one; else one that refuses whoever runs this."""
+    folder = Path("/proc/self")
+    if not folder.is_dir():
+        folder = tmp_path
+        folder.chmod(0o500)
+    with pytest.raises(InputError, match=r"out cannot be written: .*; choose another output folder"):
+        refuse_existing(folder / "out", overwrite=True)
+    with pytest.raises(InputError, match="cannot be written"), atomic_folder(folder / "out"):
+        pass
+
+
+def test_a_folder_that_can_be_written_is_left_as_it_was(tmp_path: Path) -> None:
+    require_writable(tmp_path / "not" / "yet")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_interrupt_waits_for_what_belongs_together() -> None:
+    done, before = [], signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt), without_interrupts():
+        signal.raise_signal(signal.SIGINT)
+        done.append("all")
+    assert done == ["all"]
+    assert signal.getsignal(signal.SIGINT) is before
+    with without_interrupts():
+        done.append("again")
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)

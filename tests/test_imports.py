@@ -10,10 +10,12 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "cprec_hf"
 HEAVY = ("torch", "transformers", "polars", "trl", "datasets", "evaluate", "matplotlib", "huggingface_hub")
 SHARED = {"errors", "files", "quiet", "recipes", "__version__"}
+COMMANDS = {"command"}  # modules that are also run with `python -m`
 ORDER = ("behaviors", "corpus", "ranking", "training", "evaluation")
 ALLOWED = {room: {*ORDER[: i + 1], "hub", "metrics", *SHARED} for i, room in enumerate(ORDER)}
+ALLOWED |= {room: ALLOWED[room] | COMMANDS for room in ("training", "evaluation")}
 ALLOWED |= {"hub": {"hub", *SHARED}, "metrics": set()}
-WITHOUT_POLARS = ("corpus/encoder", "corpus/ragged", "corpus/template", "corpus/load", "corpus/record")
+WITHOUT_POLARS = tuple(f"corpus/{name}" for name in ("encoder", "ragged", "template", "load", "record", "tokenizer"))
 
 
 def imported(path: Path) -> set[str]:

@@ -27,11 +27,15 @@ def test_recipe(path: Path, monkeypatch):
         from cprec_hf.evaluation.config import EvaluateConfig
 
         assert read_recipe(path, EvaluateConfig).methods
+    elif path.stem == "hub":
+        from cprec_hf.hub.recipe import HubConfig
+
+        assert read_recipe(path, HubConfig).push
     else:
         from cprec_hf.training import arguments as a
 
         cls = {"base": a.BaseArguments, "cpt": a.CptArguments, "anneal": a.AnnealArguments, "sft": a.SftArguments}
-        stage, training, _, _ = a.parse_stage(cls[path.stem.split("-")[0]], ["--config", str(path)])
+        stage, training, _, _ = a.parse_stage(kind := path.stem.split("-")[0], cls[kind], ["--config", str(path)])
         assert training.output_dir == read_yaml(path)["output_dir"]
         assert stage.corpus == read_yaml(path)["corpus"]
 
@@ -58,4 +62,4 @@ def test_an_unknown_key_names_the_nearest(tmp_path):
     cpt = tmp_path / "cpt.yaml"
     cpt.write_text("corpus: c\noutput_dir: o\nlearning_rat: 1\n", encoding="utf-8")
     with pytest.raises(InputError, match="unknown key `learning_rat`; did you mean `learning_rate`"):
-        parse_stage(CptArguments, ["--config", str(cpt)])
+        parse_stage("cpt", CptArguments, ["--config", str(cpt)])

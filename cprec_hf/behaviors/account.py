@@ -55,11 +55,3 @@ class Account:
     def from_dicts(cls, steps: Iterable[Mapping[str, Any]]) -> Account:
         """The inverse of `to_dicts`."""
         return cls([Step(**step) for step in steps])
-
-    def table(self) -> str:
-        """The steps as a Markdown table, reasons with their counts in the last column."""
-        lines = ["| step | rows in | rows out | refused |", "|---|---:|---:|---|"]
-        for step in self.steps:
-            refused = ", ".join(f"{reason}: {n:,}" for reason, n in step.refused.items()) or "none"
-            lines.append(f"| {step.name} | {step.rows_in:,} | {step.rows_out:,} | {refused} |")
-        return "\n".join(lines)

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 
 import numpy as np
 import polars as pl
@@ -240,10 +240,6 @@ class Marketplace:
             citation="cprec_hf.behaviors.marketplace", order="time", redistributable=True,
         )  # fmt: skip
         return Behaviors(interactions.lazy(), self.items().lazy(), about, account)
-
-    def facts(self) -> dict[str, object]:
-        """The config as plain values, to be recorded with a corpus."""
-        return asdict(self.config)
 
 
 def simulate(config: MarketplaceConfig) -> Behaviors:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cprec_hf.corpus.audit_examples import check_examples, held_out_events
@@ -21,6 +22,8 @@ from cprec_hf.corpus.encoder import Encoder
 from cprec_hf.corpus.load import corpus_tokenizer, load_facts
 from cprec_hf.corpus.template import DELIMITER, load_template
 
+_UNREADABLE = (KeyError, TypeError, ValueError, OSError, pa.ArrowException, pl.exceptions.PolarsError)
+
 
 def audit_corpus(folder: str | Path) -> AuditReport:
     """Check a corpus folder; see `AuditReport.require` for making a failure an error.
@@ -28,15 +31,26 @@ def audit_corpus(folder: str | Path) -> AuditReport:
     Args:
         folder: a local corpus (a Hub repo: download it with `hub.files.snapshot` first).
 
+    Returns:
+        The report; a file or a fact that is missing or damaged is a failed check in it, behind which none was made.
+
     Raises:
         InputError: no corpus there, or its tokenizer cannot be loaded.
     """
-    folder = Path(folder)
+    folder, tally = Path(folder), Tally()
     facts = load_facts(folder)
     encoder = Encoder(corpus_tokenizer(folder))
+    try:
+        _check_counts(folder, facts, tally)
+        rows = _check_contents(folder, facts, encoder, tally)
+    except _UNREADABLE as error:  # a promise that cannot be looked at is not kept
+        found = " ".join(f"{type(error).__name__}: {error}".split())
+        rows = [*tally.rows(), AuditRow("files and facts can be read", False, 0, found)]
+    return AuditReport(str(folder), rows)
+
+
+def _check_contents(folder: Path, facts: Mapping[str, Any], encoder: Encoder, tally: Tally) -> list[AuditRow]:
     items = pl.read_parquet(folder / "items" / "train.parquet")
-    tally = Tally()
-    _check_counts(folder, facts, tally)
     items = items.with_columns(tokens=pl.Series(encoder.segments((items["title"] + DELIMITER).to_arrow()).lengths))
     _check_items(items, facts, tally)
     held = held_out_events(folder, facts)
@@ -49,7 +63,7 @@ def audit_corpus(folder: str | Path) -> AuditReport:
     for name, (found, recorded) in hashes.items():
         detail = found if found == recorded else f"found {found}, recorded {recorded}"
         rows.append(AuditRow(f"{name} as recorded", found == recorded, 1, detail))
-    return AuditReport(str(folder), rows)
+    return rows
 
 
 def _check_counts(folder: Path, facts: Mapping[str, Any], tally: Tally) -> None:
@@ -110,10 +124,9 @@ def _check_documents(
             short = batch.filter(pl.col("item_ids").list.len() < 2).select("file", "row", "user_id")
             tally.add("documents of two items or more", len(batch), short)
         users[path.stem] = pl.concat(frames).unique()
-    both = (
-        users["train"].to_frame().join(users.get("validation", users["train"][:0]).to_frame(), on="user_id", how="semi")
-    )
-    tally.add("no user in both parts of cpt", len(users["train"]), both)
+    none = pl.Series("user_id", [], dtype=pl.String)
+    train, validation = (users.get(split, none).to_frame() for split in ("train", "validation"))
+    tally.add("no user in both parts of cpt", len(train), train.join(validation, on="user_id", how="semi"))
 
 
 def _check_times(batch: pl.DataFrame, facts: Mapping[str, Any], held: pl.DataFrame, tally: Tally) -> None:

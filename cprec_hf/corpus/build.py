@@ -80,6 +80,9 @@ def build_from(behaviors: Behaviors, config: CorpusConfig, *, overwrite: bool = 
         _require_room(config, catalogue, header_tokens, block_tokens)
 
         _next(bar, "split")
+        active = events["domain"].unique()
+        if idle := [domain for domain in config.downstream if domain not in active]:
+            raise InputError(f"domain {idle[0]!r} of `downstream` has items and not one event; leave it out")
         later = pl.col("domain").is_in(config.downstream)
         split = split_downstream(
             events.filter(later), config.split, order=behaviors.about.order, max_test_users=config.max_test_users,
@@ -115,6 +118,7 @@ def build_from(behaviors: Behaviors, config: CorpusConfig, *, overwrite: bool = 
             where = folder / f"sft-{roles[domain]['slug']}"
             steps.append(write_examples(held_apart[domain], example_plan, where, done=bar.update))
 
+        _require_rows(folder, config, roles)
         _next(bar, "items")
         (folder / "items").mkdir()
         table = catalogue.items.select(ITEM_COLUMNS).to_arrow()
@@ -202,17 +206,15 @@ def _read_events(behaviors: Behaviors, config: CorpusConfig) -> pl.DataFrame:
 
 
 def _tokenizer(config: CorpusConfig, items: pl.DataFrame, folder: Path) -> tuple[PreTrainedTokenizerBase, str]:
-    from transformers import AutoTokenizer
-
-    from cprec_hf.corpus.tokenizer import train_tokenizer
+    from cprec_hf.corpus.tokenizer import load_tokenizer, train_tokenizer
 
     if isinstance(config.tokenizer, TokenizerConfig):
         texts = tokenizer_texts(items, load_template(TEMPLATE_VERSION))
         return train_tokenizer(texts, config.tokenizer.vocab_size, folder / TOKENIZER), TOKENIZER
     try:
-        return AutoTokenizer.from_pretrained(config.tokenizer), config.tokenizer
-    except (OSError, ValueError) as error:
-        raise InputError(f"`tokenizer` {config.tokenizer!r} cannot be loaded: {error}") from None
+        return load_tokenizer(config.tokenizer), config.tokenizer
+    except InputError as error:
+        raise InputError(f"`tokenizer`: {error}") from None
 
 
 def _require_room(
@@ -230,6 +232,21 @@ def _require_room(
             f"`window_tokens` is {config.window_tokens}; the header of {domain or 'all domains'} takes {header} tokens"
             f"{shown} and two titles up to {2 * widest}: raise `window_tokens` to {need} or lower `max_title_tokens`"
         )
+
+
+def _require_rows(folder: Path, config: CorpusConfig, roles: Mapping[str, Mapping[str, str]]) -> None:
+    """Every part that stages and evaluations read must have come to at least one row."""
+    splits = ("train", "validation") if config.cpt_validation_share else ("train",)
+    parts = [("cpt", split, "pre-training document") for split in splits]
+    for domain in config.downstream:
+        slug = f"sft-{roles[domain]['slug']}"
+        parts += [(slug, split, f"row of {domain}") for split in ("train", "validation", "test")]
+    for part, split, what in parts:
+        if not (folder / part / f"{split}.parquet").exists():
+            raise InputError(
+                f"not one {what} is left for {split}: a row needs two events of a user that fit one window; bring more "
+                "events, loosen `filters`, or change `split` or `cpt_validation_share`"
+            )
 
 
 def _catalogue_table(catalogue: Catalogue, domain: str) -> pa.Table:

@@ -95,11 +95,12 @@ class Encoder:
             One row of ids a text.
         """
         column = texts if isinstance(texts, (pa.Array, pa.ChunkedArray)) else pa.array(texts, pa.large_string())
-        if isinstance(column, pa.ChunkedArray):
-            column = column.combine_chunks()
         if column.null_count:
             raise InputError(f"{column.null_count} of {len(column)} texts are null; every row needs a text")
-        pieces = pc.split_pattern(column.cast(pa.large_string()), DELIMITER)
+        column = column.cast(pa.large_string())  # before the chunks become one, which 32-bit offsets hold to 2 GB
+        if isinstance(column, pa.ChunkedArray):
+            column = column.combine_chunks()
+        pieces = pc.split_pattern(column, DELIMITER)
         bounds = np.asarray(pieces.offsets, dtype=np.int64)
         distinct = pieces.flatten().dictionary_encode()
         codes = np.asarray(distinct.indices, dtype=np.int64)

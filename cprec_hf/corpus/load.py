@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cprec_hf.corpus.record import read_json
+from cprec_hf.corpus.tokenizer import load_tokenizer
 from cprec_hf.errors import InputError
 from cprec_hf.hub.files import local_path, snapshot
 
@@ -25,6 +26,16 @@ def load_facts(repo_or_folder: str | Path, revision: str | None = None) -> dict[
         InputError: this is no corpus, or one of another release's format.
     """
     return read_json(local_path(repo_or_folder, FACTS, revision, "dataset"), FACTS_FORMAT)
+
+
+def corpus_commit(repo_or_folder: str | Path, revision: str | None = None) -> str | None:
+    """The commit that `revision` of a corpus' repo stands for; None for a folder.
+
+    Raises:
+        InputError: this is no corpus.
+    """
+    path = local_path(repo_or_folder, FACTS, revision, "dataset")
+    return None if Path(repo_or_folder).expanduser().is_dir() else path.parent.name
 
 
 def load_corpus(repo_or_folder: str | Path, config: str, revision: str | None = None) -> DatasetDict:
@@ -51,14 +62,20 @@ def corpus_tokenizer(repo_or_folder: str | Path, revision: str | None = None) ->
     Raises:
         InputError: the tokenizer that the facts name cannot be loaded.
     """
-    from transformers import AutoTokenizer
-
-    name = load_facts(repo_or_folder, revision)["tokenizer"]
+    name = load_facts(repo_or_folder, revision).get("tokenizer")
+    if not name:
+        raise InputError(f"{repo_or_folder}: its {FACTS} names no tokenizer; build it again")
     if name == TOKENIZER:
-        return AutoTokenizer.from_pretrained(
-            snapshot(repo_or_folder, revision, "dataset", [f"{TOKENIZER}/*"]) / TOKENIZER
-        )
+        return load_tokenizer(snapshot(repo_or_folder, revision, "dataset", [f"{TOKENIZER}/*"]) / TOKENIZER)
     try:
-        return AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{repo_or_folder}: its tokenizer {name!r} cannot be loaded: {error}") from error
+        return load_tokenizer(name)
+    except InputError as error:
+        raise InputError(f"{repo_or_folder}: its tokenizer {error}") from None
+
+
+def counts_alike(tokenizer: PreTrainedTokenizerBase, repo_or_folder: str | Path, revision: str | None = None) -> bool:
+    """Whether a corpus' sizes in tokens hold for a model's tokenizer, as far as the corpus' own can be had here."""
+    try:
+        return tokenizer.get_vocab() == corpus_tokenizer(repo_or_folder, revision).get_vocab()
+    except InputError:
+        return False

@@ -3,38 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cprec_hf.corpus.audit import audit_corpus
-from cprec_hf.corpus.load import load_facts
-from cprec_hf.errors import InputError
+
+if TYPE_CHECKING:
+    from cprec_hf.hub.publish import Push
 
 
-def push_corpus(folder: str | Path, repo_id: str, *, private: bool = True, revision: str | None = None) -> str:
-    """Audit a corpus folder and push it as a dataset repo.
-
-    Args:
-        folder: a corpus built here.
-        repo_id: `user/name`, or `name` under the token's user.
-        private: whether a new repo is private.
-        revision: branch to commit to; `main` if None.
-
-    Returns:
-        The commit's URL.
+def plan_audited_corpus(folder: str | Path, repo_id: str, *, branch: str = "main", private: bool = True) -> Push:
+    """Audit a corpus folder as it stands now, not as it was built, and plan its push for `hub.publish.publish`.
 
     Raises:
-        InputError: a public push of a source that may not be published again, a failed audit, or what
-            `hub.publish.push_folder` refuses.
+        InputError: the audit fails, or what `hub.kinds.plan_corpus` refuses.
     """
-    from cprec_hf.hub.publish import push_folder
+    from cprec_hf.hub.kinds import plan_corpus
 
-    about = load_facts(folder)["about"]
-    if not private and not about["redistributable"]:
-        raise InputError(
-            f"{folder} was made from {about['name']!r}, which may not be published again (licence: "
-            f"{about['licence']}); push it to a private repo"
-        )
+    plan = plan_corpus(folder, repo_id, branch=branch, private=private)
     audit_corpus(folder).require()
-    message = f"Corpus {load_facts(folder)['name']}"
-    return push_folder(
-        folder, repo_id, repo_type="dataset", message=message, revision=revision, private=private
-    ).commit_url
+    return plan

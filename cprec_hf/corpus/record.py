@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,9 @@ class ModelRecord:
     """How a model came to be. Ranking reads the template, the cut and the history length back from here."""
 
     stage: str
-    """The stage that wrote the model: base, cpt, anneal, sft."""
+    """The stage that wrote the model: base, cpt, anneal, sft; none for a plain language model that is ranked with."""
     base: str
-    """The model that the stage began from."""
+    """The model that the stage began from: a folder, or a repo id."""
     template_version: str
     """Version of the template, for `load_template`."""
     max_title_tokens: int
@@ -46,14 +47,47 @@ class ModelRecord:
     seed: int
     """Seed of the run."""
     parents: list[str]
-    """The models before it, the base first."""
+    """The models before it, the base first; a repo with its commit, as `me/model@commit`."""
+    base_revision: str | None = None
+    """The commit of the base's repo; null for a local folder, or where an older release did not say."""
     candidate_list_in_prompt: bool = False
     """Whether the corpus' prompts begin with the titles of their candidates."""
     window_tokens: int | None = None
     """Most tokens of a prompt with its completion in the corpus; null where the model's tokenizer counts otherwise than
     the corpus' own, or an older release did not say."""
+    corpus_redistributable: bool = False
+    """Whether the corpus' source may be published again, its items' titles with it."""
+    hardware: str | None = None
+    """What the stage ran on; null where an older release did not say."""
     format: int = FORMAT
     """Version of this file's keys."""
+
+    @classmethod
+    def for_corpus(
+        cls, facts: Mapping[str, Any], *, counts_alike: bool, corpus: str, corpus_revision: str | None, **others: Any
+    ) -> ModelRecord:
+        """A record that takes the corpus' sizes and hashes from its facts.
+
+        Args:
+            facts: of `load_facts`.
+            counts_alike: whether the corpus' sizes in tokens hold for the model's tokenizer.
+            corpus: folder or repo.
+            corpus_revision: commit of the repo.
+            others: the remaining fields.
+        """
+        sizes = facts["template"]
+        return cls(
+            template_version=sizes["version"],
+            max_title_tokens=sizes["max_title_tokens"],
+            history_length=sizes["history_length"],
+            window_tokens=sizes["window_tokens"] if counts_alike else None,
+            candidate_list_in_prompt=sizes["candidate_list_in_prompt"],
+            corpus=corpus,
+            corpus_revision=corpus_revision,
+            corpus_hash=facts["content_sha256"],
+            corpus_redistributable=facts["about"]["redistributable"],
+            **others,
+        )
 
     def save(self, folder: str | Path) -> Path:
         """Write `cprec.json` into the folder; returns its path."""

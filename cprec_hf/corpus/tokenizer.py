@@ -1,8 +1,8 @@
-"""A tokenizer trained on a corpus' own texts, for language models that are built from nothing.
+"""Tokenizers: loaded beside a model, or trained on a corpus' own texts for models that are built from nothing.
 
-It is made exactly as a Qwen2 tokenizer is (NFC, Qwen2's split, byte-level BPE), because `AutoTokenizer` may rebuild a
-tokenizer by the class that a model's config suggests and keep only its vocabulary and merges: beside a Qwen2 or Qwen3
-config, as beside any other, this one comes back the same.
+A trained one is made exactly as a Qwen2 tokenizer is (NFC, Qwen2's split, byte-level BPE), because `AutoTokenizer` may
+rebuild a tokenizer by the class that a model's config suggests and keep only its vocabulary and merges: beside a Qwen2
+or Qwen3 config, as beside any other, this one comes back the same.
 """
 
 from __future__ import annotations
@@ -17,6 +17,20 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 EOS, PAD = "<|endoftext|>", "<|pad|>"
+
+
+def load_tokenizer(name: str | Path, revision: str | None = None) -> PreTrainedTokenizerBase:
+    """The tokenizer of a folder or a Hub repo; no code of the repo is run.
+
+    Raises:
+        InputError: it cannot be loaded.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(str(name), revision=revision, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"{name}: cannot load its tokenizer: {error}") from error
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int, out_folder: str | Path) -> PreTrainedTokenizerBase:
@@ -37,7 +51,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, out_folder: str | Pat
     from tokenizers.models import BPE
     from tokenizers.pre_tokenizers import ByteLevel
     from tokenizers.trainers import BpeTrainer
-    from transformers import AutoTokenizer, PreTrainedTokenizerFast, Qwen2Tokenizer
+    from transformers import PreTrainedTokenizerFast, Qwen2Tokenizer
 
     alphabet, special = sorted(ByteLevel.alphabet()), [EOS, PAD]
     if vocab_size < len(alphabet) + len(special):
@@ -52,4 +66,4 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, out_folder: str | Pat
     )
     backend.train_from_iterator(texts, trainer)
     PreTrainedTokenizerFast(tokenizer_object=backend, eos_token=EOS, pad_token=PAD).save_pretrained(str(out_folder))
-    return AutoTokenizer.from_pretrained(str(out_folder))
+    return load_tokenizer(out_folder)

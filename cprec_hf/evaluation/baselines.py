@@ -1,8 +1,9 @@
 """Baselines that know no language model: random, popularity, item-kNN, title-word overlap. All columnar, none trained.
 
-What is fitted (counts, similarities) is fitted on the training rows alone. A row's own history is the method's input,
-as it is a model's; in the test split it therefore holds the user's validation events too. Item-kNN and word overlap
-choose their settings from the declared grids below, by ndcg on the validation split.
+What is fitted (counts, similarities) is fitted on the training rows alone, which hold at least two events each. A
+row's own history is the method's input, as it is a model's; in the test split it therefore holds the user's validation
+events too. Item-kNN and word overlap choose their settings from the declared grids below, by ndcg on the validation
+split.
 """
 
 from __future__ import annotations

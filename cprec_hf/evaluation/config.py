@@ -29,7 +29,7 @@ class MethodConfig:
     kind: Kind
     """`model`, a baseline, or a ceiling of a simulated marketplace."""
     model: str | None = None
-    """kind model: repo or folder for `Recommender.from_pretrained`."""
+    """kind model: repo or folder of a model of ours, or of any plain language model, which then ranks zero-shot."""
     revision: str | None = None
     """kind model: branch, tag or commit of the repo."""
     score: Literal["sum", "mean", "pmi"] = "sum"

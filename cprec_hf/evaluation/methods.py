@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from scipy import sparse
 
-from cprec_hf.corpus.load import load_corpus, load_facts
+from cprec_hf.corpus.load import corpus_commit, load_corpus, load_facts
 from cprec_hf.corpus.memoriser import memoriser_scores
-from cprec_hf.corpus.record import ModelRecord
 from cprec_hf.errors import InputError
 from cprec_hf.evaluation import baselines
 from cprec_hf.evaluation.config import ORACLES, EvaluateConfig, MethodConfig
+from cprec_hf.evaluation.models import check_model, score_model
 from cprec_hf.evaluation.rows import Catalogue, Rows, training_interactions
+
+if TYPE_CHECKING:
+    from cprec_hf.behaviors.marketplace_oracle import MarketplaceOracle
 
 
 @dataclass(frozen=True)
@@ -35,12 +38,13 @@ class Task:
 
     @classmethod
     def load(cls, config: EvaluateConfig) -> Task:
-        """Read the corpus and check that every method can run on it, before any of them does.
+        """Read the corpus, at one commit if it is a repo, and check that every method can run, before any of them does.
 
         Raises:
-            InputError: no such corpus, domain, split or model; a k larger than the candidate sets; an oracle without
-                its marketplace.
+            InputError: no such corpus, domain, split or model; fewer than two users; a k larger than the candidate
+                sets; a model without whole weights or some of the items; an oracle without its marketplace or users.
         """
+        config = replace(config, corpus_revision=corpus_commit(config.corpus, config.corpus_revision))
         facts = load_facts(config.corpus, config.corpus_revision)
         domains = facts["domains"]
         downstream = [name for name, about in domains.items() if about["role"] == "downstream"]
@@ -53,8 +57,6 @@ class Task:
                 f"`k` goes to {max(config.k)} and a row has {facts['candidates']['count']} candidates; lower it"
             )
         for method in config.methods:
-            if method.model is not None:
-                ModelRecord.load(method.model, method.revision)
             if method.kind in ORACLES and facts["source"].get("kind") != "marketplace":
                 raise InputError(
                     f"method {method.name!r} is of kind {method.kind}, which only a corpus of the simulated "
@@ -67,8 +69,44 @@ class Task:
         }
         items = load_corpus(config.corpus, "items", config.corpus_revision)["train"].with_format("arrow")[:]
         catalogue = Catalogue.from_items(items, config.domain)
-        rows = _rows(splits, config.split, catalogue, config.corpus)
-        return cls(config, facts, splits, catalogue, rows)
+        task = cls(config, facts, splits, catalogue, _rows(splits, config.split, catalogue, config.corpus))
+        if len(task.rows.user_ids) < 2:
+            raise InputError(
+                f"{config.corpus}, {config.split}: intervals over users need at least two of them, and there is one"
+            )
+        if any(method.kind in ORACLES for method in config.methods):
+            _ = task.oracle
+        wanted = np.union1d(task.rows.candidates, task.rows.histories.values)
+        for method in config.methods:
+            if method.kind == "model":
+                check_model(method, config, catalogue.item_ids.take(pa.array(wanted)))
+        return task
+
+    @cached_property
+    def oracle(self) -> tuple[MarketplaceOracle, list[str]]:
+        """The corpus' marketplace, and the user there of each user id of the rows.
+
+        Raises:
+            InputError: a user is nobody of the marketplace.
+        """
+        from cprec_hf.behaviors.marketplace import Marketplace, MarketplaceConfig
+        from cprec_hf.behaviors.marketplace_oracle import MarketplaceOracle
+        from cprec_hf.corpus.pseudonyms import pseudonymise
+        from cprec_hf.recipes import from_mapping
+
+        world = {key: value for key, value in self.facts["source"].items() if key != "kind"}
+        market = Marketplace(from_mapping(world, MarketplaceConfig, f"{self.config.corpus}: source"))
+        oracle = MarketplaceOracle(market, self.config.domain)
+        raw = oracle.events["user_id"].unique(maintain_order=True).to_list()
+        known = dict(zip(raw, raw, strict=True))
+        if not set(self.rows.user_ids) <= known.keys():
+            known = dict(zip(pseudonymise(raw), raw, strict=True))
+            if missing := sorted(set(self.rows.user_ids) - known.keys()):
+                raise InputError(
+                    f"{self.config.corpus}: user {missing[0]} is nobody of its marketplace under this machine's key; "
+                    "oracles need the key the corpus was built with (CPREC_USER_KEY)"
+                )
+        return oracle, [known[user] for user in self.rows.user_ids]
 
     @cached_property
     def train(self) -> sparse.csr_array:
@@ -93,7 +131,7 @@ def score_method(method: MethodConfig, task: Task) -> tuple[np.ndarray, dict[str
     """
     record: dict[str, Any] = {}
     if method.kind == "model":
-        scores, record = _model(method, task)
+        scores, record = score_model(method, task.config, task.rows)
     elif method.kind in ORACLES:
         scores = _oracle(method.kind, task)
     elif method.kind == "random":
@@ -130,18 +168,6 @@ def score_method(method: MethodConfig, task: Task) -> tuple[np.ndarray, dict[str
     return scores, record
 
 
-def _model(method: MethodConfig, task: Task) -> tuple[np.ndarray, dict[str, Any]]:
-    from cprec_hf.ranking.recommender import Recommender
-
-    assert method.model is not None
-    recommender = Recommender.from_pretrained(method.model, revision=method.revision)
-    table = task.rows.table
-    scores = recommender.rank(
-        table["history"].to_pylist(), table["candidates"].to_pylist(), domain=task.config.domain, score=method.score
-    )
-    return scores, {"record": asdict(ModelRecord.load(method.model, method.revision))}
-
-
 def _memoriser(task: Task) -> tuple[np.ndarray, dict[str, Any]]:
     """The lookup from candidate set to target, learnt on every other split's rows that have candidates."""
     tables = [table for name, table in task.splits.items() if name != task.config.split]
@@ -152,24 +178,7 @@ def _memoriser(task: Task) -> tuple[np.ndarray, dict[str, Any]]:
 
 
 def _oracle(kind: str, task: Task) -> np.ndarray:
-    from cprec_hf.behaviors.marketplace import Marketplace, MarketplaceConfig
-    from cprec_hf.behaviors.marketplace_oracle import MarketplaceOracle
-    from cprec_hf.corpus.pseudonyms import pseudonymise
-    from cprec_hf.recipes import from_mapping
-
-    world = {key: value for key, value in task.facts["source"].items() if key != "kind"}
-    market = Marketplace(from_mapping(world, MarketplaceConfig, f"{task.config.corpus}: source"))
-    oracle = MarketplaceOracle(market, task.config.domain)
-    raw = oracle.events["user_id"].unique(maintain_order=True).to_list()
-    known = dict(zip(raw, raw, strict=True))
-    if not set(task.rows.user_ids) <= known.keys():
-        known = dict(zip(pseudonymise(raw), raw, strict=True))
-        if missing := sorted(set(task.rows.user_ids) - known.keys()):
-            raise InputError(
-                f"{task.config.corpus}: user {missing[0]} is nobody of its marketplace under this machine's key; "
-                "oracles need the key the corpus was built with (CPREC_USER_KEY)"
-            )
-    users = [known[user] for user in task.rows.user_ids]
+    oracle, users = task.oracle
     table = task.rows.table
     of_row, times = np.array(users)[task.rows.users].tolist(), table["timestamp"].to_numpy()
     candidates = table["candidates"].to_pylist()

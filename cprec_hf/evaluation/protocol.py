@@ -21,6 +21,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from cprec_hf.command import run_as_command
 from cprec_hf.evaluation.config import EvaluateConfig, MethodConfig
 from cprec_hf.evaluation.methods import Task, score_method
 from cprec_hf.evaluation.report import console_table, write_report
@@ -114,6 +115,7 @@ def _about(task: Task) -> dict[str, Any]:
             "location": config.corpus,
             "revision": config.corpus_revision,
             "name": facts["name"],
+            "redistributable": facts["about"]["redistributable"],
             "content_sha256": facts["content_sha256"],
             "candidates_sha256": facts["candidates"]["sha256"],
             "split_policy": facts["split"],
@@ -196,4 +198,4 @@ def _version(name: str) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    run_as_command(main)

@@ -141,6 +141,7 @@ def _protocol(results: Mapping[str, Any]) -> list[str]:
         "The reference is the best of the methods named as such, chosen for each metric by its value here.",
         "Popularity and item-kNN are fitted on training events only; histories, which every method is given, hold all "
         "the user did before the target, in the test split the validation events too.",
+        "Baselines are fitted on training rows of at least two events: a lone event of a user or window makes no row.",
         "Item-kNN and title-word overlap chose their settings on the validation split.",
     ]
 
@@ -150,11 +151,12 @@ def _method(method: Mapping[str, Any]) -> str:
     if method["kind"] == "model":
         record = method["record"]
         source = method["model"] + (f" at {method['revision']}" if method["revision"] else "")
-        parts += [
-            f"{escape(source)}, score {escape(method['score'])}",
-            f"stage {escape(record['stage'])} from {escape(record['base'] or 'random weights')}",
-            f"{record['tokens']:,} tokens, seed {record['seed']}",
-        ]
+        parts.append(f"{escape(source)}, score {escape(method['score'])}")
+        if record["stage"] == "none":
+            parts.append("a plain language model, as it is: zero-shot, with the corpus' template and items")
+        else:
+            parts.append(f"stage {escape(record['stage'])} from {escape(record['base'] or 'random weights')}")
+            parts.append(f"{record['tokens']:,} tokens, seed {record['seed']}")
     elif method["kind"] in ORACLES:
         parts.append("a ceiling: it knows the simulated marketplace's parameters")
     if "chosen" in method:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from cprec_hf.hub.loopback_faults import Cut, Faults, half_of
 from cprec_hf.hub.loopback_repo import HubError, Repo
 from cprec_hf.hub.loopback_store import Store
 
@@ -59,20 +60,22 @@ class Response:
     file: Path | None = None
     start: int = 0
     length: int = 0
+    cut: bool = False  # an injected fault: half of it is sent, then the connection is closed
 
 
 @dataclass
 class Hub:
-    """What the endpoints work on: the disk, the tokens, the address, and the key that signs upload addresses."""
+    """What the endpoints work on: the disk, the tokens, the address, the key of upload addresses, injected faults."""
 
     store: Store
     users: dict[str, str]  # token -> user name
     url: str
     sign: Callable[[str], str]
+    faults: Faults
 
     def readable(self, request: Request, kind: str, owner: str, name: str) -> Repo:
-        """The repo, if there is one that the asker may read. Raises `HubError` RepoNotFound."""
-        repo = self.store.repo(kind, f"{owner}/{name}")
+        """The repo, under this name or an earlier one, if the asker may read it. Raises `HubError` RepoNotFound."""
+        repo = self.store.find(kind, f"{owner}/{name}")
         if repo is None or (repo.settings["visibility"] == "private" and request.user != repo.owner):
             raise HubError(404 if request.user else 401, "Repository not found", "RepoNotFound")
         return repo
@@ -110,14 +113,42 @@ def route(method: str, pattern: str) -> Callable[[_E], _E]:
 
 
 def answer(hub: Hub, method: str, raw_path: str, headers: dict[str, str], chunks: Iterator[bytes]) -> Response:
-    """Authenticate, route, and run one request. Raises `HubError` for every answer that is not a success."""
+    """Route, authenticate, and run one request.
+
+    Raises:
+        HubError: every answer that is not a success.
+        Cut: an injected fault; the connection is to be closed.
+    """
     parts = urlsplit(raw_path)
+    endpoint, captured = _find(method, parts.path)
+    kind = "head" if method == "HEAD" else endpoint.__name__
+    fault = hub.faults.meet(kind)
+    if isinstance(fault, int):
+        retry = {"Retry-After": "0"} if fault in (429, 503) else {}
+        return Response({"error": "an injected fault"}, fault, {"X-Error-Message": "an injected fault", **retry})
+    if fault == "cut" and kind == "lfs_put":
+        chunks = half_of(chunks)
+    elif fault == "cut" and kind != "resolve":
+        raise Cut
     request = Request(_user(hub, headers), parse_qs(parts.query), headers, chunks)
+    try:
+        response = endpoint(hub, request, *captured)
+    except HubError:
+        if fault is not None:
+            raise Cut from None
+        raise
+    if fault == "lost":
+        raise Cut
+    response.cut = fault == "cut"
+    return response
+
+
+def _find(method: str, path: str) -> tuple[Endpoint, list[str]]:
     for known, pattern, endpoint in ROUTES:
-        found = pattern.fullmatch(parts.path)
+        found = pattern.fullmatch(path)
         if found and known == ("GET" if method == "HEAD" else method):
-            return endpoint(hub, request, *(unquote(group or "") for group in found.groups()))
-    no_owner = _WITHOUT_OWNER.fullmatch(parts.path)  # `gpt2`: the loopback Hub has no repos outside a user's namespace
+            return endpoint, [unquote(group or "") for group in found.groups()]
+    no_owner = _WITHOUT_OWNER.fullmatch(path)  # `gpt2`: the loopback Hub has no repos outside a user's namespace
     raise HubError(404, "Sorry, we can't find the page you are looking for.", "RepoNotFound" if no_owner else "")
 
 

@@ -7,7 +7,8 @@
         objects/<aa>/<sha256>  contents
 
 Everything is written under a temporary name and renamed, contents first and `refs.json` last, so a commit is there
-whole or not at all, whenever the process is killed.
+whole or not at all, whenever the process is killed. Nothing waits for the disk (fsync): what a killed process wrote is
+the system's to keep, and surviving a power cut is not this Hub's task.
 """
 
 from __future__ import annotations
@@ -92,8 +93,8 @@ class Repo:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Visibility, creation date, Space SDK."""
-        return read_json(self.folder / "repo.json")
+        """Visibility, creation date, Space SDK. Raises `HubError` RepoNotFound if the repo was deleted meanwhile."""
+        return self._read("repo.json")
 
     def update_settings(self, **changes: Any) -> None:
         """Replace some of the settings."""
@@ -101,8 +102,8 @@ class Repo:
             write_json(self.folder / "repo.json", {**self.settings, **changes})
 
     def refs(self) -> dict[str, dict[str, str]]:
-        """`{"branches": {name: commit id}, "tags": {...}}`."""
-        return read_json(self.folder / "refs.json")
+        """`{"branches": {name: commit id}, "tags": {...}}`. Raises `HubError` RepoNotFound as `settings` does."""
+        return self._read("refs.json")
 
     def resolve(self, revision: str) -> str:
         """The commit id of a branch, a tag, a full ref or a commit id. Raises `HubError` RevisionNotFound."""
@@ -134,22 +135,30 @@ class Repo:
             raise HubError(400, f"not a sha256: {sha256!r}")
         return self.folder / "objects" / sha256[:2] / sha256
 
-    def put_object(self, chunks: Iterator[bytes], expected: str | None = None) -> str:
-        """Store a content and return its sha256. Raises `HubError` if it is not the `expected` one."""
+    def put_object(self, chunks: Iterator[bytes], expected: str | None = None, max_bytes: int | None = None) -> str:
+        """Store a content and return its sha256.
+
+        Raises:
+            HubError: it is not the `expected` one (400), is larger than `max_bytes` (413), or the repo is gone (404).
+        """
         incoming = self.folder / "objects" / f".{secrets.token_hex(16)}.tmp"
-        incoming.parent.mkdir(parents=True, exist_ok=True)
-        digest = hashlib.sha256()
+        digest, size = hashlib.sha256(), 0
         try:
             with incoming.open("wb") as out:
                 for chunk in chunks:
+                    size += len(chunk)
+                    if max_bytes is not None and size > max_bytes:
+                        raise HubError(413, f"the content is larger than the {max_bytes} bytes announced")
                     digest.update(chunk)
                     out.write(chunk)
             sha256 = digest.hexdigest()
             if expected is not None and sha256 != expected:
                 raise HubError(400, f"the content has sha256 {sha256}, announced was {expected}")
             target = self.object_path(sha256)
-            target.parent.mkdir(parents=True, exist_ok=True)
+            target.parent.mkdir(exist_ok=True)
             incoming.replace(target)
+        except FileNotFoundError:  # never made anew: a repo deleted during an upload must not come back as a husk
+            raise _not_found() from None
         finally:
             incoming.unlink(missing_ok=True)
         return sha256
@@ -188,8 +197,9 @@ class Repo:
 
     def set_ref(self, kind: Literal["branches", "tags"], name: str, commit: str | None) -> None:
         """Create or delete (`commit` None) a branch or a tag. Raises `HubError`: 409 if it exists, 404 if not."""
-        if not name or len(name) > 250 or any(ord(c) < 33 for c in name) or re.fullmatch("[0-9a-f]{40}", name):
+        if len(name) > 250 or " " in name or name.startswith("refs/") or re.fullmatch("[0-9a-f]{40}", name):
             raise HubError(400, f"Invalid reference name: {name!r}")
+        check_path(name)
         with self._lock:
             refs = self.refs()
             if commit is None:
@@ -210,6 +220,12 @@ class Repo:
         refs["branches"][branch] = commit.id
         write_json(self.folder / "refs.json", refs)
         return commit
+
+    def _read(self, name: str) -> Any:
+        try:
+            return read_json(self.folder / name)
+        except FileNotFoundError:
+            raise _not_found() from None
 
     def _apply(self, tree: dict[str, Entry], operation: Operation, commit_id: str) -> None:
         path = check_path(operation.path.rstrip("/") if operation.kind == "delete_folder" else operation.path)
@@ -251,6 +267,10 @@ def _refuse_file_as_folder(tree: dict[str, Entry]) -> None:
         for parent in Path(path).parents:
             if parent.as_posix() in tree:
                 raise HubError(400, f"{parent.as_posix()} cannot be a file and a folder")
+
+
+def _not_found() -> HubError:
+    return HubError(404, "Repository not found", "RepoNotFound")
 
 
 def _pointer(sha256: str, size: int) -> bytes:

@@ -7,7 +7,7 @@ from urllib.parse import parse_qs
 
 from cprec_hf.hub import loopback_info as info
 from cprec_hf.hub.loopback_api import Hub, Request, Response, json_object, route
-from cprec_hf.hub.loopback_repo import HubError
+from cprec_hf.hub.loopback_repo import HubError, Repo
 from cprec_hf.hub.loopback_store import check_repo_id
 
 
@@ -27,18 +27,11 @@ def create(hub: Hub, request: Request) -> Response:
     """A new repo; 409 with its address if it exists."""
     asked = request.json()
     kind = _kind(asked)
-    owner = asked.get("organization") or request.user or ""
-    repo_id = f"{owner}/{asked.get('name')}"
-    hub.may_write(request, owner)
-    url = f"{hub.url}/{'' if kind == 'models' else kind + '/'}{repo_id}"
-    try:
-        check_repo_id(repo_id)
-    except HubError:
-        raise HubError(400, f"Invalid repo name: {repo_id}") from None
+    repo_id = f"{asked.get('organization') or request.user or ''}/{asked.get('name')}"
+    url = _new_url(hub, request, kind, repo_id)
     with hub.store.lock:
         if hub.store.repo(kind, repo_id) is not None:
-            message = f"You already created this {kind[:-1]} repo"
-            return Response({"error": message, "url": url}, 409, {"X-Error-Message": message})
+            return _exists(kind, url)
         visibility = asked.get("visibility") or ("private" if asked.get("private") else "public")
         hub.store.create(kind, repo_id, visibility=visibility, sdk=asked.get("sdk"))
     return Response({"url": url, "name": repo_id, "id": repo_id})
@@ -50,23 +43,36 @@ def delete(hub: Hub, request: Request) -> Response:
     asked = request.json()
     owner = str(asked.get("organization") or request.user or "")
     with hub.store.lock:
-        hub.store.delete(hub.writable(request, _kind(asked), owner, str(asked.get("name"))))
+        hub.store.delete(_named(hub, request, _kind(asked), f"{owner}/{asked.get('name')}"))
     return Response({})
 
 
 @route("POST", "/api/repos/move")
 def move(hub: Hub, request: Request) -> Response:
-    """Rename a repo within what the asker owns."""
+    """Rename a repo within what the asker owns; its old name still leads to it, until another repo takes that name."""
     asked = request.json()
-    source, target = str(asked.get("fromRepo")), check_repo_id(str(asked.get("toRepo")))
-    owner, _, name = source.partition("/")
+    target = check_repo_id(str(asked.get("toRepo")))
     with hub.store.lock:
-        repo = hub.writable(request, _kind(asked), owner, name)
+        repo = _named(hub, request, _kind(asked), str(asked.get("fromRepo")))
         hub.may_write(request, target.split("/")[0])
         if hub.store.repo(repo.kind, target) is not None:
             raise HubError(409, f"{target} exists already")
         hub.store.move(repo, target)
     return Response({})
+
+
+@route("POST", "/api/{T}/{repo}/duplicate")
+def duplicate(hub: Hub, request: Request, kind: str, owner: str, name: str) -> Response:
+    """A new repo with the contents of one that the asker may read; 409 with its address if it exists."""
+    asked = request.json()
+    target = str(asked.get("repository"))
+    url = _new_url(hub, request, kind, target)
+    with hub.store.lock:
+        repo = hub.readable(request, kind, owner, name)
+        if hub.store.repo(kind, target) is not None:
+            return _exists(kind, url)
+        hub.store.duplicate(repo, target, visibility=asked.get("visibility") or repo.settings["visibility"])
+    return Response({"url": url})
 
 
 @route("PUT", "/api/{T}/{repo}/settings")
@@ -93,6 +99,18 @@ def list_repos(hub: Hub, request: Request, kind: str) -> Response:
     wanted = set(request.query.get("filter", []))
     limit = int(request.query.get("limit", ["1000"])[0])
     return Response([repo for repo in found if wanted <= set(repo["tags"])][:limit])
+
+
+@route("GET", "/api/settings/repositories")
+def owned(hub: Hub, request: Request) -> Response:
+    """All that the asker owns, with the bytes it holds."""
+    repos = [r for kind in ("models", "datasets", "spaces") for r in hub.store.repos(kind) if r.owner == request.user]
+    listed = []
+    for repo in repos:
+        known = info.repo_info(repo, "main")
+        about = {"id": repo.id, "type": repo.kind[:-1], "visibility": repo.settings["visibility"]}
+        listed.append({**about, "updatedAt": known["lastModified"], "storage": known["usedStorage"]})
+    return Response(listed)
 
 
 @route("GET", "/api/{T}/{repo}(?:/revision/([^/]+))?")
@@ -176,6 +194,30 @@ def create_tag(hub: Hub, request: Request, kind: str, owner: str, name: str, rev
     repo = hub.writable(request, kind, owner, name)
     repo.set_ref("tags", str(request.json().get("tag")), repo.resolve(revision))
     return Response({})
+
+
+def _new_url(hub: Hub, request: Request, kind: str, repo_id: str) -> str:
+    """The address of a repo that the asker may make."""
+    hub.may_write(request, repo_id.partition("/")[0])
+    try:
+        check_repo_id(repo_id)
+    except HubError:
+        raise HubError(400, f"Invalid repo name: {repo_id}") from None
+    return f"{hub.url}/{'' if kind == 'models' else kind + '/'}{repo_id}"
+
+
+def _exists(kind: str, url: str) -> Response:
+    message = f"You already created this {kind[:-1]} repo"
+    return Response({"error": message, "url": url}, 409, {"X-Error-Message": message})
+
+
+def _named(hub: Hub, request: Request, kind: str, repo_id: str) -> Repo:
+    """The repo to delete or move: the one of this very name, not one that an old name leads to."""
+    owner, _, name = repo_id.partition("/")
+    repo = hub.writable(request, kind, owner, name)
+    if repo.id != repo_id:
+        raise HubError(404, "Repository not found", "RepoNotFound")
+    return repo
 
 
 def _kind(asked: dict[str, Any]) -> str:

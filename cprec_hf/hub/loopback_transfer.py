@@ -49,23 +49,25 @@ def lfs_batch(hub: Hub, request: Request, prefix: str, owner: str, name: str) ->
     repo = hub.writable(request, kind, owner, name)
     objects = []
     for asked in request.json().get("objects", []):
-        oid = str(asked.get("oid"))
-        item: dict[str, Any] = {"oid": oid, "size": int(asked.get("size", 0))}
+        oid, size = str(asked.get("oid")), int(asked.get("size", 0))
+        item: dict[str, Any] = {"oid": oid, "size": size}
         if not repo.object_path(oid).is_file():
-            path = f"/lfs/{kind}/{repo.id}/{oid}"
+            path = f"/lfs/{kind}/{repo.id}/{oid}/{size}"
             verify = f"{hub.url}/{prefix}{repo.id}.git/info/lfs/verify"
             item["actions"] = {"upload": {"href": f"{hub.url}{path}/{hub.sign(path)}"}, "verify": {"href": verify}}
         objects.append(item)
     return Response({"transfer": "basic", "objects": objects}, headers=_LFS_TYPE)
 
 
-@route("PUT", "/lfs/{T}/{repo}/{oid}/{signature}")
-def lfs_put(hub: Hub, request: Request, kind: str, owner: str, name: str, oid: str, signature: str) -> Response:
+@route("PUT", "/lfs/{T}/{repo}/{oid}/{size}/{signature}")
+def lfs_put(
+    hub: Hub, request: Request, kind: str, owner: str, name: str, oid: str, size: str, signature: str
+) -> Response:
     """Take one large file; whoever holds the signed address may send it (no Authorization comes with it)."""
-    repo = hub.store.repo(kind, f"{owner}/{name}")
-    if repo is None or signature != hub.sign(f"/lfs/{kind}/{owner}/{name}/{oid}"):
+    repo = hub.store.find(kind, f"{owner}/{name}")
+    if repo is None or signature != hub.sign(f"/lfs/{kind}/{owner}/{name}/{oid}/{size}"):
         raise HubError(403, "this upload address is not one that was given out")
-    repo.put_object(request.chunks, expected=oid)
+    repo.put_object(request.chunks, expected=oid, max_bytes=int(size))
     return Response({})
 
 

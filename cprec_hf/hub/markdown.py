@@ -47,12 +47,20 @@ def number(value: float | int) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
 
 
-def fenced(text: str) -> Safe:
-    """Text of several lines as a code block that nothing in it can close."""
+def fenced(text: str, language: str = "text") -> Safe:
+    """Text of several lines as a code block that nothing in it can close; `language` colours it."""
     lines = ["".join(" " if unicodedata.category(c)[0] in "CZ" else c for c in line) for line in text.splitlines()]
     longest = max((len(run) for line in lines for run in re.findall("`+", line)), default=0)
     fence = "`" * max(3, longest + 1)
-    return Safe("\n".join([f"{fence}text", *lines, fence]))
+    return Safe("\n".join([f"{fence}{language}", *lines, fence]))
+
+
+def code_span(value: Any) -> Safe:
+    """Any text as code within a line. Nothing is escaped there: the backticks around it outnumber its own."""
+    text = one_line(value)
+    marks = "`" * (1 + max((len(run) for run in re.findall("`+", text)), default=0))
+    pad = " " if text.startswith("`") or text.endswith("`") else ""
+    return Safe(f"{marks}{pad}{text}{pad}{marks}" if text else "")
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> Safe:
@@ -77,7 +85,7 @@ def render(folder: str, template: str, values: Mapping[str, Any]) -> str:
 def _environment(folder: str) -> jinja2.Environment:
     import jinja2
 
-    return jinja2.Environment(
+    environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(shipped(folder)),
         undefined=jinja2.StrictUndefined,
         finalize=_shown,
@@ -85,6 +93,8 @@ def _environment(folder: str) -> jinja2.Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
+    environment.filters["code"] = code_span
+    return environment
 
 
 def _shown(value: Any) -> str:

@@ -1,131 +1,151 @@
-"""Push a folder to the Hub in one commit, so that a revision holds exactly that folder or is untouched.
+"""Publish a set of files as one commit, so that a branch of a Hub repo holds exactly those files or is untouched.
 
 `upload_folder` of huggingface_hub commits large folders in batches and leaves old files behind (a stale
-`adapter_config.json` would change what a model is); here files are added and stale ones deleted in one commit.
+`adapter_config.json` would change what a model is). Here files are added and stale ones deleted in one commit, and a
+branch that is new is made from the finished commit, so nobody sees it half-filled. What is pushed comes from `kinds`.
 """
 
 from __future__ import annotations
 
-from fnmatch import fnmatch
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cprec_hf.errors import InputError
 from cprec_hf.hub.files import RepoType
+from cprec_hf.hub.published import Pushed, remember
+from cprec_hf.hub.remote import Remote, Source, size
+from cprec_hf.hub.retry import insist
+from cprec_hf.hub.secrets import refuse_secrets
 
 if TYPE_CHECKING:
-    from huggingface_hub import CommitInfo
+    from huggingface_hub import HfApi
 
-# Never pushed: what the Trainer pickles its arguments into, secrets, leftovers and folders of tools.
-NEVER = ("training_args.bin", ".env", ".env.*", "*.tmp", "*.key", "*.pyc")
-NEVER_FOLDERS = (".git", ".cache", "__pycache__", "checkpoint-*")
-# Pickles: pushed only as the resume state of a trunk checkpoint.
-PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.pickle", "*.ckpt")
-_KEPT = (".gitattributes",)  # the Hub's own: not deleted when the folder has none
+CARD = "README.md"
+_STAGING = "cprec-push/"  # where the commit of a branch that is new is made
 
 
-def files_to_push(folder: str | Path, *, resume_state: bool = False) -> list[str]:
-    """The files `push_folder` would push, as sorted paths relative to `folder`.
+@dataclass(frozen=True)
+class Push:
+    """What is to stand in one branch of one repo."""
 
-    Args:
-        folder: a local folder.
-        resume_state: also the optimizer, scheduler and random states of a trunk checkpoint, which are pickles.
+    kind: str
+    """corpus, trunk, model, adapter, recommender, metric, results."""
+    repo_id: str
+    """`user/name`, or `name` under the token's user."""
+    repo_type: RepoType
+    files: Mapping[str, Source]
+    """Path in the repo -> local file, or content."""
+    message: str
+    """The commit's title."""
+    card: Callable[[str, str], str] | None = None
+    """README.md from the full repo id and the free section of the card that stands there; None: it is in `files`."""
+    folder: Path | None = None
+    """The local folder; it is noted there where it was pushed to."""
+    branch: str = "main"
+    private: bool = True
+    """Whether a new repo is private. A repo that exists keeps its visibility."""
 
-    Raises:
-        InputError: no such folder, nothing in it to push, or weights that exist only as a pickle.
-    """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise InputError(f"no such folder: {folder}")
-    found = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
-    allowed = [p for p in found if not _matches(p.name, NEVER) and not any(_matches(q, NEVER_FOLDERS) for q in p.parts)]
-    pickled = [p for p in allowed if _matches(p.name, PICKLES)]
-    weights = [p for p in pickled if _matches(p.name, ("pytorch_model*.bin", "adapter_model.bin"))]
-    if weights:
-        raise InputError(f"{folder / weights[0]} holds weights as a pickle; save them as safetensors and push again")
-    if not resume_state:
-        allowed = [path for path in allowed if path not in pickled]
-    if not allowed:
-        raise InputError(f"{folder}: nothing in this folder can be pushed")
-    return [path.as_posix() for path in allowed]
+    def listing(self) -> str:
+        """For a dry run: where it goes, and every file with its size."""
+        sizes = {name: size(source) for name, source in self.files.items()}
+        if self.card is not None:
+            sizes[CARD] = len(self.card(self.repo_id, "").encode())
+        width = max(map(len, sizes))
+        lines = [f"  {name:<{width}}  {size:>14,} bytes" for name, size in sorted(sizes.items())]
+        seen = "private" if self.private else "public"
+        head = f"{self.kind}: {self.repo_type} repo {self.repo_id}, branch {self.branch}, {seen} if it is new"
+        return "\n".join([head, *lines, f"  {len(sizes)} files, {sum(sizes.values()):,} bytes"])
 
 
-def push_folder(
-    folder: str | Path,
-    repo_id: str,
-    *,
-    repo_type: RepoType,
-    message: str,
-    revision: str | None = None,
-    private: bool = True,
-    resume_state: bool = False,
-) -> CommitInfo:
-    """Make a branch of a Hub repo hold exactly this folder, in one commit; the repo and the branch are made if missing.
+def publish(push: Push, api: HfApi | None = None) -> Pushed:
+    """Make the branch hold exactly the push's files: all of them in one commit, or nothing.
 
-    A folder that already stands there makes no commit: the head's is returned. Nothing is ever lost: what the commit
-    replaces stays in the branch's history.
+    A branch that holds them already gets no commit. What a commit replaces stays in the branch's history. Large files
+    that an interrupted push has sent are not sent again. A repo that this call made is removed if the push fails.
 
     Args:
-        folder: the local folder.
-        repo_id: `user/name`, or `name` under the token's user.
-        repo_type: what kind of repo it is.
-        message: the commit's title.
-        revision: branch to commit to; `main` if None.
-        private: whether a new repo is private. A repo that exists keeps its visibility.
-        resume_state: see `files_to_push`.
+        push: what goes where.
+        api: a client with another endpoint or token than the environment's.
 
     Raises:
-        InputError: see `files_to_push`; a token that is missing, refused or may not write there; a repo that is public
-            where a private one was asked for; a card the Hub refuses; someone else's commit in the same moment.
+        InputError: secrets in the files; a token that is missing, refused or may not write there; a repo that is public
+            where a private one was asked for; a card the Hub refuses; someone else's commit in the same moment; a Hub
+            that does not answer. In each case the branch is as it was.
     """
+    from huggingface_hub import HfApi
+
+    api = api or HfApi()
+    refuse_secrets(push.files)
+    with _said_plainly(push, api):
+        owner = "" if "/" in push.repo_id else f"{insist(api.whoami)['name']}/"
+        remote = Remote(api, f"{owner}{push.repo_id}", push.repo_type)
+        made = remote.make(private=push.private)
+        try:
+            commit = _fill(remote, push)
+        except BaseException:
+            if made:
+                with suppress(Exception):  # the failure that is on its way up says more than one of the clean-up
+                    remote.remove_if_empty()
+            raise
+    prefix = {"model": "", "dataset": "datasets/", "space": "spaces/"}[push.repo_type]
+    url = f"{api.endpoint}/{prefix}{remote.repo_id}/commit/{commit}"
+    pushed = Pushed(remote.repo_id, push.branch, commit, url)
+    if push.folder is not None:
+        remember(push.folder, pushed)
+    return pushed
+
+
+def _fill(remote: Remote, push: Push) -> str:
+    """Bring the files to the branch; returns its commit."""
+    from cprec_hf.hub.cards import free_section
+
+    heads, staging = remote.heads(), f"{_STAGING}{push.branch}"
+    start = heads.get(push.branch, heads["main"])
+    files = dict(push.files)
+    if push.card is not None:
+        card = push.card(remote.repo_id, free_section(remote.text(CARD, start))).encode()
+        refuse_secrets({CARD: card})
+        files[CARD] = card
+    if staging in heads:  # left by a push that was killed
+        remote.drop_branch(staging)
+    if push.branch in heads:
+        return remote.commit(push.branch, start, files, push.message)
+    try:
+        remote.branch(staging, start)
+        commit = remote.commit(staging, start, files, push.message)
+        remote.branch(push.branch, commit)
+    finally:
+        with suppress(Exception):  # the next push to this branch removes what stays
+            remote.drop_branch(staging)
+    return commit
+
+
+@contextmanager
+def _said_plainly(push: Push, api: HfApi) -> Iterator[None]:
+    """Turn the client's errors into one `InputError` each; their own texts, which may quote requests, stay out."""
     import httpx2
-    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants
     from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
 
-    names = files_to_push(folder, resume_state=resume_state)
-    api, branch = HfApi(), revision or "main"
+    what = f"{push.repo_type} {push.repo_id}"
     try:
-        if "/" not in repo_id:
-            repo_id = f"{api.whoami()['name']}/{repo_id}"
-        space_sdk = "gradio" if repo_type == "space" else None
-        api.create_repo(repo_id, repo_type=repo_type, private=private, exist_ok=True, space_sdk=space_sdk)
-        if private and not api.repo_info(repo_id, repo_type=repo_type).private:
-            raise InputError(f"{repo_type} {repo_id} is public; pass private=False to push there all the same")
-        if branch != "main":
-            api.create_branch(repo_id, branch=branch, repo_type=repo_type, exist_ok=True)
-        head = api.repo_info(repo_id, repo_type=repo_type, revision=branch).sha
-        stale = set(api.list_repo_files(repo_id, repo_type=repo_type, revision=head)) - {*names, *_KEPT}
-        adds = [CommitOperationAdd(name, Path(folder) / name) for name in names]
-        deletes = [CommitOperationDelete(name, is_folder=False) for name in sorted(stale)]
-        return api.create_commit(
-            repo_id,
-            operations=[*adds, *deletes],
-            commit_message=message,
-            repo_type=repo_type,
-            revision=branch,
-            parent_commit=head,
-        )
+        yield
     except LocalTokenNotFoundError:
-        raise InputError(f"{repo_id}: pushing needs a token; set HF_TOKEN") from None
+        raise InputError(f"{what}: pushing needs a token; set HF_TOKEN") from None
     except HfHubHTTPError as error:
-        raise InputError(f"{repo_type} {repo_id} at {constants.ENDPOINT}: {_reason(error)}") from None
+        status = error.response.status_code
+        known = {
+            401: "the token is missing or refused; set a valid HF_TOKEN",
+            403: "this token may not write there",
+            412: "someone else committed to that branch in this moment; push again",
+        }
+        said = known.get(status, f"the Hub answered with status {status}; the push changed nothing, try again later")
+        raise InputError(f"{what} at {api.endpoint}: {said}") from None
     except httpx2.TransportError as error:
-        raise InputError(f"the Hub at {constants.ENDPOINT} cannot be reached ({type(error).__name__})") from None
+        raise InputError(f"the Hub at {api.endpoint} cannot be reached ({type(error).__name__})") from None
     except ValueError as error:
         if "Invalid metadata in README.md" not in str(error):
             raise
-        raise InputError(f"{folder}: {error}") from None
-
-
-def _matches(name: str, patterns: tuple[str, ...]) -> bool:
-    return any(fnmatch(name, pattern) for pattern in patterns)
-
-
-def _reason(error: Exception) -> str:
-    status = error.response.status_code  # type: ignore[attr-defined]
-    known = {
-        401: "the token is missing or refused; set a valid HF_TOKEN",
-        403: "this token may not write there",
-        412: "someone else committed to that branch in this moment; push again",
-    }
-    return known.get(status, f"the Hub answered with status {status}")
+        raise InputError(f"{what}: {error}") from None

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from cprec_hf.corpus.encoder import Encoder
 from cprec_hf.corpus.ragged import Ragged, offsets_of
@@ -19,6 +21,17 @@ ITEMS_FILE = "items.parquet"
 COLUMNS = ["item_id", "domain", "title", "full_title"]
 
 _FIRST_HEADER, _BLOCK, _HEADER, _TITLES = range(4)  # lines of prompts; titles go on from there
+
+
+def read_items(path: str | Path) -> pa.Table:
+    """The items of a file beside a model, or of a corpus. Raises `InputError` if it is damaged or lacks a column."""
+    try:
+        missing = [column for column in COLUMNS if column not in pq.read_schema(path).names]
+        if not missing:
+            return pq.read_table(path, columns=COLUMNS)
+    except pa.ArrowInvalid as error:
+        raise InputError(f"{path}: not a whole Parquet file: {error}") from None
+    raise InputError(f"{path}: no column {missing[0]!r}; a catalogue has {', '.join(COLUMNS)}")
 
 
 def domains_of(items: pa.Table) -> list[str]:

@@ -13,7 +13,9 @@ from transformers import AutoModelForCausalLM, Pipeline
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from cprec_hf.corpus.record import ModelRecord
-from cprec_hf.ranking.recommender import Recommendation, Recommender, read_items
+from cprec_hf.hub.files import local_path
+from cprec_hf.ranking.catalogue import ITEMS_FILE, read_items
+from cprec_hf.ranking.recommender import Recommendation, Recommender
 
 TASK = "cprec-recommendation"
 
@@ -50,7 +52,7 @@ class RecommendationPipeline(Pipeline):
         super().__init__(*args, **kwargs)
         model: Any = self.model
         source, revision = getattr(model, "cprec_source", (model.name_or_path, None))
-        record, items = ModelRecord.load(source, revision), read_items(source, revision)
+        record, items = ModelRecord.load(source, revision), read_items(local_path(source, ITEMS_FILE, revision))
         self.recommender = Recommender(self.model, self.tokenizer, record, items)
 
     def __call__(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:

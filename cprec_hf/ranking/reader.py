@@ -48,6 +48,27 @@ def base_model(model: Any) -> Any:
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
+def head_is_separate(model: Any, ids: torch.Tensor) -> bool:
+    """Whether logits are the output embeddings on the backbone's last states and nothing else, tried on a few tokens.
+
+    Some models scale or cap their logits or have a deeper head, and no name in a config tells them all.
+
+    Args:
+        model: of transformers, without a PEFT wrapper, in evaluation mode.
+        ids: token ids [1, n].
+    """
+    backbone, head = model.base_model, model.get_output_embeddings()
+    if backbone is model or head is None:
+        return False
+    logits = head(backbone(input_ids=ids, use_cache=False)[0])
+    return torch.equal(logits.float(), _whole(model, input_ids=ids, use_cache=False).logits.float())
+
+
+def _whole(model: Any, **inputs: Any) -> Any:
+    """The forward pass of the model's class, without the autocast or fused loss a trainer may have put over it."""
+    return type(model).forward(model, **inputs)
+
+
 class Reader:
     """Reads batches with a model and predicts from chosen positions. Use inside `with reader.reading(...)`.
 
@@ -71,22 +92,11 @@ class Reader:
         self.model.eval()
         try:
             with torch.inference_mode():
-                self._split = self._head_is_separate(self.tensor(sample[None, :2]))
+                self._split = head_is_separate(self.model, self.tensor(sample[None, :2]))
                 yield
         finally:
             for module, training in modes:
                 module.training = training
-
-    def _head_is_separate(self, ids: torch.Tensor) -> bool:
-        """Whether logits are the output embeddings on the backbone's last states and nothing else, tried on two tokens.
-
-        Some models scale or cap their logits or have a deeper head; those compute the logits of every position.
-        """
-        backbone, head = self.model.base_model, self.model.get_output_embeddings()
-        if backbone is self.model or head is None:
-            return False
-        logits = head(backbone(input_ids=ids, use_cache=False)[0])
-        return torch.equal(logits, self._whole(input_ids=ids, use_cache=False).logits)
 
     def batch_tokens(self, tokens: int) -> int:
         """`tokens`, or fewer where every position's logits are computed."""
@@ -121,11 +131,7 @@ class Reader:
             inputs["position_ids"] = self.tensor(positions)
         if cache is not None:
             inputs["past_key_values"] = cache
-        return self.model.base_model(**inputs) if self._split else self._whole(**inputs)
-
-    def _whole(self, **inputs: Any) -> Any:
-        """The forward pass of the model's class, without the autocast or fused loss a trainer may have put over it."""
-        return type(self.model).forward(self.model, **inputs)
+        return self.model.base_model(**inputs) if self._split else _whole(self.model, **inputs)
 
     def additive(self, allowed: torch.Tensor) -> torch.Tensor:
         """Additive mask [rows, 1, columns, past + columns] of what may be seen, [rows, columns, past + columns].

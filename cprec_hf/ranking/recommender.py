@@ -19,13 +19,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cprec_hf.corpus.encoder import Encoder
+from cprec_hf.corpus.load import corpus_commit, counts_alike, load_facts
 from cprec_hf.corpus.record import FILENAME, ModelRecord
 from cprec_hf.corpus.template import load_template
 from cprec_hf.errors import InputError
-from cprec_hf.files import atomic_file, atomic_folder, use_default_modes
+from cprec_hf.files import atomic_folder, use_default_modes
 from cprec_hf.hub.files import local_path
 from cprec_hf.quiet import without_transformers_bars
-from cprec_hf.ranking.catalogue import COLUMNS, ITEMS_FILE, Catalogue, domains_of
+from cprec_hf.ranking.catalogue import COLUMNS, ITEMS_FILE, Catalogue, domains_of, read_items
+from cprec_hf.ranking.loading import load_for_ranking, locate
 from cprec_hf.ranking.reader import Reader
 from cprec_hf.ranking.scoring import score_candidates
 
@@ -87,25 +89,54 @@ class Recommender:
         Raises:
             InputError: no such folder or repo; or it lacks the record, the items, or safetensors weights.
         """
-        import torch
-        from transformers import AutoModelForCausalLM, AutoTokenizer
-
         record = ModelRecord.load(repo_or_path, revision)
         folder = local_path(repo_or_path, FILENAME, revision).parent
         is_local = Path(repo_or_path).expanduser().is_dir()
         commit = None if is_local else folder.name  # the rest is read at the same commit
-        where = str(folder if is_local else repo_or_path)
-        items = read_items(repo_or_path, commit)
-        place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        dtype = torch.float32 if place.type == "cpu" else "auto"
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(where, revision=commit)
-            with without_transformers_bars():
-                options: dict[str, Any] = {"revision": commit, "dtype": dtype, "use_safetensors": True}
-                model: Any = AutoModelForCausalLM.from_pretrained(where, **options)
-        except (OSError, ValueError, KeyError) as error:
-            raise InputError(f"{repo_or_path}: cannot load its model or tokenizer: {error}") from error
-        return cls(model.to(place), tokenizer, record, items)
+        items = read_items(local_path(repo_or_path, ITEMS_FILE, commit))
+        return cls(*load_for_ranking(folder if is_local else repo_or_path, commit, device), record, items)
+
+    @classmethod
+    def zero_shot(
+        cls,
+        repo_or_path: str | Path,
+        corpus: str | Path,
+        revision: str | None = None,
+        corpus_revision: str | None = None,
+        device: str | None = None,
+    ) -> Recommender:
+        """Any causal language model as a recommender, untrained: template, sizes and items are the corpus'.
+
+        Args:
+            repo_or_path: a model's folder or repo id; a record or items beside it are not read.
+            corpus: a corpus' folder or repo id.
+            revision: branch, tag or commit of the model's repo.
+            corpus_revision: branch, tag or commit of the corpus' repo.
+            device: as in `from_pretrained`.
+
+        Raises:
+            InputError: no such model or corpus, or the model cannot be loaded.
+        """
+        corpus_at = corpus_commit(corpus, corpus_revision)
+        facts = load_facts(corpus, corpus_at)
+        items = read_items(local_path(corpus, "items/train.parquet", corpus_at, "dataset"))
+        _, commit = locate(repo_or_path, revision)
+        model, tokenizer = load_for_ranking(repo_or_path, commit, device)
+        record = ModelRecord.for_corpus(
+            facts,
+            counts_alike=counts_alike(tokenizer, corpus, corpus_at),
+            corpus=str(corpus),
+            corpus_revision=corpus_at,
+            stage="none",
+            base=str(repo_or_path),
+            base_revision=commit,
+            domain=None,
+            schedule={},
+            tokens=0,
+            seed=0,
+            parents=[],
+        )
+        return cls(model, tokenizer, record, items)
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write everything `from_pretrained` reads: safetensors, tokenizer, record and items; whole or not at all.
@@ -117,7 +148,7 @@ class Recommender:
             self.model.save_pretrained(temporary)
             self.tokenizer.save_pretrained(temporary)
             self.record.save(temporary)
-            write_items(self.items, temporary)
+            pq.write_table(self.items, temporary / ITEMS_FILE)
             use_default_modes(temporary)
         return Path(folder)
 
@@ -264,20 +295,3 @@ class Recommender:
         if domain not in self._catalogues:
             self._catalogues[domain] = Catalogue(self.items, domain, self._encoder, self._template)
         return self._catalogues[domain]
-
-
-def read_items(repo_or_path: str | Path, revision: str | None = None) -> pa.Table:
-    """The catalogue that stands beside a model. Raises `InputError` if it is missing or lacks a column."""
-    path = local_path(repo_or_path, ITEMS_FILE, revision)
-    missing = [column for column in COLUMNS if column not in pq.read_schema(path).names]
-    if missing:
-        raise InputError(f"{path}: no column {missing[0]!r}; a catalogue has {', '.join(COLUMNS)}")
-    return pq.read_table(path, columns=COLUMNS)
-
-
-def write_items(items: pa.Table, folder: str | Path) -> Path:
-    """Write the catalogue beside a model; returns its path."""
-    path = Path(folder) / ITEMS_FILE
-    with atomic_file(path) as temporary:
-        pq.write_table(items.select(COLUMNS), temporary)
-    return path

@@ -14,14 +14,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
+from cprec_hf.command import run_as_command
 from cprec_hf.corpus.encoder import Encoder
 from cprec_hf.corpus.record import ModelRecord
+from cprec_hf.corpus.tokenizer import load_tokenizer
 from cprec_hf.errors import InputError
+from cprec_hf.ranking.loading import load_model
 from cprec_hf.training.arguments import AnnealArguments, parse_stage
 from cprec_hf.training.checkpoints import find_checkpoint, resume_point
-from cprec_hf.training.data import cpt_rows, item_rows, mix_in
+from cprec_hf.training.data import mixture
 from cprec_hf.training.stage import (
     data_order,
     item_table,
@@ -29,20 +30,10 @@ from cprec_hf.training.stage import (
     prepare_rows,
     quiet_and_resumable,
     read_facts,
-    run_as_command,
+    refuse_own_input,
     run_phases,
 )
 from cprec_hf.training.trainer import StageTrainer
-
-_TRUNKS = {  # keys that a trunk has decided, and where it is said instead
-    "max_steps": "give `anneal_steps`",
-    "num_train_epochs": "give `anneal_steps`",
-    "warmup_steps": "an anneal has no warmup of its own",
-    "model_name_or_path": "give the trunk as `init_from`",
-    "use_peft": "an adapter goes on as an adapter",
-    "learning_rate": "the peak is the trunk's",
-    "lr_scheduler_type": "an anneal is WSA's last phase",
-}
 
 
 def main(argv: Sequence[str] | None = None) -> Path:
@@ -56,12 +47,9 @@ def main(argv: Sequence[str] | None = None) -> Path:
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     with quiet_and_resumable("anneal", argv):
-        arguments, training, _, given = parse_stage(AnnealArguments, argv)
-        for key in _TRUNKS.keys() & given:
-            raise InputError(f"`{key}` has no place in an anneal: {_TRUNKS[key]}")
+        arguments, training, _, given = parse_stage("anneal", AnnealArguments, argv)
         trunk = find_checkpoint(arguments.init_from, "init_from")
-        if Path(training.output_dir).resolve() in (trunk.parent.resolve(), trunk.resolve()):
-            raise InputError(f"`output_dir` {training.output_dir} is the trunk's own folder; choose another")
+        refuse_own_input(training, str(trunk), arguments.corpus)
         resume = resume_point(training.resume_from_checkpoint, training.output_dir, overwrite=arguments.overwrite)
         facts = read_facts(arguments)
         if "max_length" not in given:
@@ -70,19 +58,13 @@ def main(argv: Sequence[str] | None = None) -> Path:
         trunk_step = follow_trunk(training, trunk, trunk_record.schedule, arguments.anneal_steps)
         phases = run_phases(training)
 
-        tokenizer = AutoTokenizer.from_pretrained(trunk)
-        model = load_trunk(trunk)
-        encoder, revision = Encoder(tokenizer), arguments.corpus_revision
-        rows = cpt_rows(arguments.corpus, revision, encoder, arguments.kinds)
-        rows = mix_in(rows, item_rows(arguments.corpus, revision, encoder), arguments.item_share, training.seed)
+        tokenizer, model = load_tokenizer(trunk), load_model(trunk, trainable=True)
+        read = (arguments.corpus, arguments.corpus_revision, Encoder(tokenizer), arguments.kinds)
+        rows = mixture(*read, arguments.item_share, training.seed)
         rows = prepare_rows(rows, model, training, split_long=True, where=f"{arguments.corpus} cpt/train")
         order = data_order(training, len(rows), arguments.kinds, arguments.item_share)
-        ours, trunks = (order, facts["content_sha256"]), (trunk_record.schedule.get("data"), trunk_record.corpus_hash)
-        if arguments.continue_data and ours != trunks:
-            raise InputError(
-                f"`continue_data`: the trunk read {trunks[0]} of corpus {trunks[1][:12]}, and this recipe {ours[0]} "
-                f"of corpus {ours[1][:12]}; make them equal, or leave the key out to read the data from its beginning"
-            )
+        if arguments.continue_data:
+            check_order(trunk_record, order, facts["content_sha256"])
 
         base = str(trunk)
         record = make_record("anneal", arguments, training, facts, phases, tokenizer=tokenizer, base=base, data=order)
@@ -94,9 +76,11 @@ def main(argv: Sequence[str] | None = None) -> Path:
             record=record,
             phases=phases,
             items=item_table(arguments),
-            start=0 if arguments.continue_data else trunk_step,
+            start=trunk_step,
+            continues=arguments.continue_data,
+            resume=resume or trunk,
         )
-        return trainer.run(resume or trunk)
+        return trainer.run()
 
 
 def follow_trunk(training: Any, trunk: Path, schedule: dict[str, Any], anneal_steps: int) -> int:
@@ -124,13 +108,21 @@ def follow_trunk(training: Any, trunk: Path, schedule: dict[str, Any], anneal_st
     return step
 
 
-def load_trunk(trunk: Path) -> Any:
-    """The trunk's model as it was trained: a whole model, or an adapter on its base."""
-    if (trunk / "adapter_config.json").exists():
-        from peft import AutoPeftModelForCausalLM
+def check_order(trunk: ModelRecord, order: dict[str, Any], corpus_hash: str) -> None:
+    """Refuse to go on in the trunk's data where the recipe's rows or their order are others.
 
-        return AutoPeftModelForCausalLM.from_pretrained(trunk, is_trainable=True)
-    return AutoModelForCausalLM.from_pretrained(trunk)
+    Raises:
+        InputError: with what differs.
+    """
+    data = {"corpus": trunk.corpus_hash, **(trunk.schedule.get("data") or {})}
+    ours = {"corpus": corpus_hash, **order}
+    differ = [key for key in data if data[key] != ours.get(key)]  # an older release recorded fewer keys
+    if differ or len(data) == 1:
+        said = "; ".join(f"{key} was {data[key]!r} and is {ours.get(key)!r}" for key in differ) or "it recorded none"
+        raise InputError(
+            f"`continue_data`: this is not the trunk's data: {said}; make them equal, or leave the key out to read the "
+            "data from its beginning"
+        )
 
 
 if __name__ == "__main__":

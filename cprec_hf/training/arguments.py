@@ -17,6 +17,7 @@ import trl
 
 from cprec_hf.errors import InputError
 from cprec_hf.recipes import check_keys, find_recipe, read_yaml
+from cprec_hf.training.refused import refuse_idle_keys
 
 
 def _field(help: str, default: Any = None) -> Any:
@@ -113,10 +114,11 @@ def stage_defaults() -> dict[str, Any]:
     }
 
 
-def parse_stage(cls: type[Arguments], argv: Sequence[str]) -> tuple[Arguments, Any, Any, set[str]]:
+def parse_stage(stage: str, cls: type[Arguments], argv: Sequence[str]) -> tuple[Arguments, Any, Any, set[str]]:
     """Read `--config RECIPE` and flags, flags winning, into the stage's arguments, TRL's, and the model's.
 
     Args:
+        stage: base, cpt, anneal, sft.
         cls: the stage's dataclass.
         argv: the command line after the module's name.
 
@@ -124,7 +126,8 @@ def parse_stage(cls: type[Arguments], argv: Sequence[str]) -> tuple[Arguments, A
         The three (a `cls`, a trl.SFTConfig and a trl.ModelConfig), and the keys that the recipe or a flag gave.
 
     Raises:
-        InputError: an unknown key or flag (with the nearest valid one), a missing key, or a value of the wrong type.
+        InputError: an unknown key or flag (with the nearest valid one), a missing key, a value of the wrong type, or a
+            key that the stage would not act on.
     """
     flags, values, where = list(argv), {}, "the command line"
     if "--config" in flags:
@@ -139,7 +142,7 @@ def parse_stage(cls: type[Arguments], argv: Sequence[str]) -> tuple[Arguments, A
     given_flags = [flag[2:].split("=")[0].replace("-", "_") for flag in flags if flag.startswith("--")]
     check_keys(values, known, where)
     check_keys((f for f in given_flags if f != "help"), known | {f"no_{name}" for name in known}, "the command line")
-    given = {*values, *given_flags}
+    given = {*values, *(flag if flag in known else flag.removeprefix("no_") for flag in given_flags)}
     if "help" not in given and "output_dir" not in given:
         raise InputError(f"{where}: missing key `output_dir`")
 
@@ -150,10 +153,11 @@ def parse_stage(cls: type[Arguments], argv: Sequence[str]) -> tuple[Arguments, A
     parser.set_defaults_with_config(**{**stage_defaults(), **scalars})
     try:
         arguments, training, model = parser.parse_args_into_dataclasses(args=flags)
+    except InputError:
+        raise
     except ValueError as error:  # TrainingArguments checks its values against each other
         raise InputError(f"{where}: {error}") from None
-    if training.push_to_hub:
-        raise InputError(f"{where}: `push_to_hub` would publish unfinished runs; push the finished output_dir instead")
+    refuse_idle_keys(stage, given, training, model, where)
     for key in ("eval_strategy", "save_strategy"):
         if getattr(training, key).value == "epoch":
             raise InputError(f"{where}: `{key}: epoch` has no meaning in a run counted in steps; use `steps`")

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase, Qwen3Config, Qwen3ForCausalLM, set_seed
 
+from cprec_hf.command import run_as_command
 from cprec_hf.corpus.encoder import Encoder
 from cprec_hf.corpus.load import corpus_tokenizer
 from cprec_hf.errors import InputError
@@ -27,7 +28,7 @@ from cprec_hf.training.stage import (
     prepare_rows,
     quiet_and_resumable,
     read_facts,
-    run_as_command,
+    refuse_own_input,
     run_phases,
 )
 from cprec_hf.training.trainer import StageTrainer
@@ -44,9 +45,8 @@ def main(argv: Sequence[str] | None = None) -> Path:
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     with quiet_and_resumable("base", argv):
-        arguments, training, model_arguments, given = parse_stage(BaseArguments, argv)
-        if model_arguments.model_name_or_path is not None:
-            raise InputError("`base` builds a new model; to go on from `model_name_or_path`, use `cpt`")
+        arguments, training, _, given = parse_stage("base", BaseArguments, argv)
+        refuse_own_input(training, arguments.corpus)
         resume = resume_point(training.resume_from_checkpoint, training.output_dir, overwrite=arguments.overwrite)
         facts = read_facts(arguments)
         if "max_length" not in given:
@@ -61,9 +61,11 @@ def main(argv: Sequence[str] | None = None) -> Path:
         phases = run_phases(training)
 
         record = make_record("base", arguments, training, facts, phases, tokenizer=tokenizer, base="")
-        items = item_table(arguments)
-        trainer = StageTrainer(model, training, rows, tokenizer=tokenizer, record=record, phases=phases, items=items)
-        return trainer.run(resume)
+        trainer = StageTrainer(
+            model, training, rows,
+            tokenizer=tokenizer, record=record, phases=phases, items=item_table(arguments), resume=resume,
+        )  # fmt: skip
+        return trainer.run()
 
 
 def build_model(arguments: BaseArguments, tokenizer: PreTrainedTokenizerBase) -> Qwen3ForCausalLM:

@@ -10,7 +10,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from cprec_hf.errors import InputError
-from cprec_hf.files import refuse_existing
+from cprec_hf.files import refuse_existing, require_writable
 
 STAGING = (".saving.tmp", ".final.tmp")  # what a killed run may leave behind in its output folder
 
@@ -75,8 +75,9 @@ def resume_point(resume_from_checkpoint: str | None, output_dir: str, *, overwri
         overwrite: whether a fresh run may replace what stands there.
 
     Raises:
-        InputError: nothing to resume from, or output_dir is taken.
+        InputError: nothing to resume from, or output_dir is taken or cannot be written.
     """
+    require_writable(output_dir)
     checkpoint = None
     if resume_from_checkpoint and resume_from_checkpoint.lower() != "false":
         named = output_dir if resume_from_checkpoint.lower() == "true" else resume_from_checkpoint

@@ -14,22 +14,22 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import trl
-
+from cprec_hf.command import run_as_command
 from cprec_hf.corpus.encoder import Encoder
 from cprec_hf.training.arguments import CptArguments, parse_stage
 from cprec_hf.training.checkpoints import resume_point
-from cprec_hf.training.data import cpt_rows, item_rows, mix_in
+from cprec_hf.training.data import cpt_rows, mixture
 from cprec_hf.training.stage import (
     data_order,
     fix_run_length,
     item_table,
-    load_model,
+    load_start,
     make_record,
+    new_adapter,
     prepare_rows,
     quiet_and_resumable,
     read_facts,
-    run_as_command,
+    refuse_own_input,
     run_phases,
 )
 from cprec_hf.training.trainer import StageTrainer
@@ -46,7 +46,8 @@ def main(argv: Sequence[str] | None = None) -> Path:
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     with quiet_and_resumable("cpt", argv):
-        arguments, training, model_arguments, given = parse_stage(CptArguments, argv)
+        arguments, training, model_arguments, given = parse_stage("cpt", CptArguments, argv)
+        refuse_own_input(training, model_arguments.model_name_or_path, arguments.corpus)
         resume = resume_point(training.resume_from_checkpoint, training.output_dir, overwrite=arguments.overwrite)
         facts = read_facts(arguments)
         if "max_length" not in given:
@@ -54,33 +55,35 @@ def main(argv: Sequence[str] | None = None) -> Path:
         if training.lr_scheduler_type == "wsa":
             training.lr_scheduler_kwargs = {"anneal_ratio": 0.0, **(training.lr_scheduler_kwargs or {})}
 
-        model, tokenizer = load_model(model_arguments)
+        model, tokenizer = load_start(model_arguments)
         encoder = Encoder(tokenizer)
         data = {}
         for split in ["train"] if training.eval_strategy == "no" else ["train", "validation"]:
-            rows = cpt_rows(arguments.corpus, arguments.corpus_revision, encoder, arguments.kinds, split)
-            if split == "train":
-                items = item_rows(arguments.corpus, arguments.corpus_revision, encoder)
-                rows = mix_in(rows, items, arguments.item_share, training.seed)
+            read = (arguments.corpus, arguments.corpus_revision, encoder, arguments.kinds)
+            rows = mixture(*read, arguments.item_share, training.seed) if split == "train" else cpt_rows(*read, split)
             where = f"{arguments.corpus} cpt/{split}"
             data[split] = prepare_rows(rows, model, training, split_long=True, where=where)
         fix_run_length(training, len(data["train"]))
         phases = run_phases(training)
 
         order = data_order(training, len(data["train"]), arguments.kinds, arguments.item_share)
-        base = str(model_arguments.model_name_or_path)
+        base, commit = str(model_arguments.model_name_or_path), model_arguments.model_revision
+        record = make_record(
+            "cpt", arguments, training, facts, phases, tokenizer=tokenizer, base=base, base_revision=commit, data=order
+        )
         trainer = StageTrainer(
             model,
             training,
             data["train"],
             eval_rows=data.get("validation"),
             tokenizer=tokenizer,
-            record=make_record("cpt", arguments, training, facts, phases, tokenizer=tokenizer, base=base, data=order),
+            record=record,
             phases=phases,
             items=item_table(arguments),
-            peft_config=trl.get_peft_config(model_arguments),
+            resume=resume,
+            peft_config=new_adapter(model_arguments),
         )
-        return trainer.run(resume)
+        return trainer.run()
 
 
 if __name__ == "__main__":

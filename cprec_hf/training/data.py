@@ -62,6 +62,14 @@ def cpt_rows(
     return _document_rows(table, encoder)
 
 
+def mixture(
+    corpus: str, revision: str | None, encoder: Encoder, kinds: list[str] | None, item_share: float, seed: int
+) -> datasets.Dataset:
+    """What a trunk or an anneal trains on: behaviour documents (`cpt_rows`), with item documents `mix_in`ed."""
+    rows = cpt_rows(corpus, revision, encoder, kinds)
+    return mix_in(rows, item_rows(corpus, revision, encoder), item_share, seed) if item_share else rows
+
+
 def mix_in(rows: datasets.Dataset, items: datasets.Dataset, share: float, seed: int) -> datasets.Dataset:
     """Behaviour documents with item documents among them, drawn in shuffled passes without repeats within a pass.
 

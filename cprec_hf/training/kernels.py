@@ -18,32 +18,43 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
+from cprec_hf.ranking.reader import head_is_separate
+
 IGNORED = -100
 
-# What some architectures do between the head and the logits, under the names their configs use: None or these neutral
-# values mean nothing is done. A model that does any of it keeps TRL's head, which knows them all.
-_HEAD_EXTRAS: dict[str, Any] = {
-    "final_logit_softcapping": None,
-    "logit_scale": 1.0,
-    "output_multiplier": 1.0,
-    "lm_head_multiplier": 1.0,
-    "logits_scaling": 1.0,
-    "output_router_logits": False,
-}
+
+def has_plain_head(model: Any) -> bool:
+    """Whether a model's loss is that of its head applied to its hidden states, and nothing more, tried on two tokens.
+
+    Where it is not, TRL's head is kept, or the model would be trained on another function than it computes. To be
+    asked before `apply_kernels`, whose kernels need a GPU, while the weights may yet be on the CPU (under FSDP).
+
+    Args:
+        model: a causal language model of transformers, without a PEFT wrapper; left as it was.
+    """
+    config = model.config.get_text_config()
+    if getattr(config, "output_router_logits", False):  # the routers' loss comes on top
+        return False
+    attention, training = model.config._attn_implementation, model.training
+    if "flash" in attention and model.device.type == "cpu":
+        model.set_attn_implementation("eager")
+    model.eval()
+    try:
+        with torch.no_grad():
+            return head_is_separate(model, torch.tensor([[3, 4]], device=model.device) % config.vocab_size)
+    finally:
+        model.train(training)
+        if model.config._attn_implementation != attention:
+            model.set_attn_implementation(attention)
 
 
-def has_plain_head(config: Any) -> bool:
-    """Whether a model's logits are its head applied to its hidden states, and nothing more."""
-    text = config.get_text_config()
-    return all(getattr(text, name, None) in (None, neutral) for name, neutral in _HEAD_EXTRAS.items())
-
-
-def apply_kernels(model: Any, device: torch.device) -> str:
+def apply_kernels(model: Any, device: torch.device, plain_head: bool) -> str:
     """Put Liger's layer kernels into `model` where they can run; the loss follows `summed_loss`.
 
     Args:
         model: a causal language model of transformers, patched in place.
         device: where it will be trained.
+        plain_head: of `has_plain_head`.
 
     Returns:
         One line that says what this run uses.
@@ -55,7 +66,7 @@ def apply_kernels(model: Any, device: torch.device) -> str:
     from liger_kernel.transformers import _apply_liger_kernel_to_instance
     from liger_kernel.transformers.monkey_patch import MODEL_TYPE_TO_APPLY_LIGER_FN
 
-    loss = "Liger's fused loss" if has_plain_head(model.config) else "TRL's fused loss"
+    loss = "Liger's fused loss" if plain_head else "TRL's fused loss"
     if model.config.model_type not in MODEL_TYPE_TO_APPLY_LIGER_FN:
         return f"kernels: {loss}; Liger has no layer kernels for {model.config.model_type}"
     _apply_liger_kernel_to_instance(model=model, fused_linear_cross_entropy=False)

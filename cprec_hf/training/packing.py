@@ -121,19 +121,24 @@ class Order(Sampler[int]):
         batch: rows of one optimizer step, over all devices and accumulated batches.
         steps: optimizer steps of the run, those before `start` included.
         seed: of the shuffles.
-        start: the step at which this data begins; rows before it are never read (the Trainer skips them).
+        start: the step at which the stage begins (an anneal's trunk step); what came before it is another stage's.
+        continues: whether these rows were read from step 0 on; otherwise they begin at `start`, and rows before it are
+            never read (the Trainer skips them).
     """
 
-    def __init__(self, lengths: np.ndarray, batch: int, steps: int, seed: int, start: int = 0) -> None:
+    def __init__(
+        self, lengths: np.ndarray, batch: int, steps: int, seed: int, start: int = 0, *, continues: bool = False
+    ) -> None:
         self.lengths, self.batch, self.steps, self.seed, self.start = lengths, batch, steps, seed, start
+        self._skipped = 0 if continues else start
         self._cached: tuple[int, np.ndarray] = (-1, np.empty(0))
 
     def __len__(self) -> int:
         return self.steps * self.batch
 
     def __iter__(self) -> Iterator[int]:
-        n, left = len(self.lengths), (self.steps - self.start) * self.batch
-        for _ in range(self.start * self.batch):
+        n, left = len(self.lengths), (self.steps - self._skipped) * self.batch
+        for _ in range(self._skipped * self.batch):
             yield 0
         for epoch in range(-(-left // n)):
             yield from self.epoch(epoch)[: left - epoch * n].tolist()
@@ -143,8 +148,11 @@ class Order(Sampler[int]):
         return np.random.default_rng([self.seed, epoch]).permutation(len(self.lengths))
 
     def tokens(self, step: int) -> int:
-        """Tokens of this data read once `step` steps of the run are done, padding not counted."""
-        epoch, rest = divmod(max(step - self.start, 0) * self.batch, len(self.lengths))
+        """Tokens the stage has read once `step` steps of the run are done, padding not counted."""
+        return self._read(max(step, self.start)) - self._read(self.start)
+
+    def _read(self, step: int) -> int:
+        epoch, rest = divmod((step - self._skipped) * self.batch, len(self.lengths))
         if self._cached[0] != epoch:
             self._cached = (epoch, np.concatenate([[0], np.cumsum(self.lengths[self.epoch(epoch)])]))
         return epoch * int(self.lengths.sum()) + int(self._cached[1][rest])

@@ -14,10 +14,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import trl
 from transformers import EarlyStoppingCallback
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
+from cprec_hf.command import run_as_command
 from cprec_hf.corpus.encoder import Encoder
 from cprec_hf.errors import InputError
 from cprec_hf.training.arguments import SftArguments, parse_stage
@@ -27,12 +27,13 @@ from cprec_hf.training.probe import RankingProbe
 from cprec_hf.training.stage import (
     fix_run_length,
     item_table,
-    load_model,
+    load_start,
     make_record,
+    new_adapter,
     prepare_rows,
     quiet_and_resumable,
     read_facts,
-    run_as_command,
+    refuse_own_input,
     run_phases,
 )
 from cprec_hf.training.trainer import StageTrainer
@@ -49,7 +50,8 @@ def main(argv: Sequence[str] | None = None) -> Path:
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     with quiet_and_resumable("sft", argv):
-        arguments, training, model_arguments, given = parse_stage(SftArguments, argv)
+        arguments, training, model_arguments, given = parse_stage("sft", SftArguments, argv)
+        refuse_own_input(training, model_arguments.model_name_or_path, arguments.corpus)
         resume = resume_point(training.resume_from_checkpoint, training.output_dir, overwrite=arguments.overwrite)
         facts = read_facts(arguments)
         domain, config = choose_domain(arguments, facts)
@@ -57,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
             training.max_length = facts["template"]["window_tokens"]
         callbacks = stop_early(arguments.early_stopping_patience, training, given)
 
-        model, tokenizer = load_model(model_arguments)
+        model, tokenizer = load_start(model_arguments)
         encoder, only = Encoder(tokenizer), bool(training.completion_only_loss)
         training.completion_only_loss = only
         data = {}
@@ -72,8 +74,11 @@ def main(argv: Sequence[str] | None = None) -> Path:
         if "validation" in data:
             revision = arguments.corpus_revision
             probe = RankingProbe(arguments.corpus, revision, domain, config, encoder, arguments.probe_users)
-        base = str(model_arguments.model_name_or_path)
-        record = make_record("sft", arguments, training, facts, phases, tokenizer=tokenizer, base=base, domain=domain)
+        base, commit = str(model_arguments.model_name_or_path), model_arguments.model_revision
+        record = make_record(
+            "sft", arguments, training, facts, phases,
+            tokenizer=tokenizer, base=base, base_revision=commit, domain=domain,
+        )  # fmt: skip
         trainer = StageTrainer(
             model,
             training,
@@ -84,10 +89,11 @@ def main(argv: Sequence[str] | None = None) -> Path:
             phases=phases,
             items=item_table(arguments),
             probe=probe,
-            peft_config=trl.get_peft_config(model_arguments),
+            resume=resume,
+            peft_config=new_adapter(model_arguments),
             callbacks=callbacks,
         )
-        return trainer.run(resume)
+        return trainer.run()
 
 
 def choose_domain(arguments: SftArguments, facts: dict[str, Any]) -> tuple[str, str]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import re
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,16 @@ from typing import Any
 import datasets
 import pyarrow as pa
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+import trl
+from transformers import PreTrainedTokenizerBase, get_scheduler
 
-from cprec_hf.corpus.load import corpus_tokenizer, load_facts
+from cprec_hf.corpus.load import corpus_commit, counts_alike, load_facts
 from cprec_hf.corpus.record import ModelRecord
 from cprec_hf.corpus.template import load_template
+from cprec_hf.corpus.tokenizer import load_tokenizer
 from cprec_hf.errors import InputError
 from cprec_hf.quiet import without_datasets_bars, without_transformers_bars
+from cprec_hf.ranking.loading import load_model, locate
 from cprec_hf.recipes import check_keys, find_recipe, read_yaml
 from cprec_hf.training.arguments import StageArguments
 from cprec_hf.training.checkpoints import newest_checkpoint
@@ -49,48 +53,77 @@ def quiet_and_resumable(stage: str, argv: Sequence[str]) -> Iterator[None]:
         raise SystemExit(130) from None
 
 
-def run_as_command(main: Callable[[], Path]) -> None:
-    """Run a stage's `main` for `python -m`: what the user must mend is one line and status 2, not a traceback."""
-    try:
-        main()
-    except InputError as error:
-        print(f"cprec: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
-
-
 def read_facts(arguments: StageArguments) -> dict[str, Any]:
-    """The corpus' facts, with a template this release knows. Raises `InputError` otherwise."""
+    """The corpus' facts, with a template this release knows; of a repo, all later reads are of the commit found here.
+
+    Raises:
+        InputError: no such corpus, or of another release.
+    """
+    arguments.corpus_revision = corpus_commit(arguments.corpus, arguments.corpus_revision)
     facts = load_facts(arguments.corpus, arguments.corpus_revision)
     load_template(facts["template"]["version"])
     return facts
 
 
-def load_model(model: Any) -> tuple[Any, PreTrainedTokenizerBase]:
-    """The causal language model that a recipe names, and its tokenizer; an adapter comes merged into its base.
+def refuse_own_input(training: Any, *inputs: str | None) -> None:
+    """Refuse an `output_dir` in which the run would delete what it reads.
+
+    Args:
+        training: gives `output_dir`.
+        inputs: the model and the corpus; what is no folder here is passed over.
 
     Raises:
-        InputError: no name, nothing there, or an adapter under a second adapter.
+        InputError: `output_dir` is an input, holds one, or is a checkpoint beside or below one.
     """
-    name, revision = model.model_name_or_path, model.model_revision
+    out = Path(training.output_dir).expanduser().resolve()
+    for given in inputs:
+        path = Path(given or "").expanduser().resolve()
+        if not given or not path.is_dir():
+            continue
+        checkpoint = re.fullmatch(r"checkpoint-\d+", out.name) and out.parent in (path, path.parent)
+        if out == path or out in path.parents or checkpoint:
+            raise InputError(
+                f"`output_dir` {training.output_dir} would be emptied, and {given}, which is read, is that very folder "
+                "or of it; choose another"
+            )
+
+
+def load_start(model: Any) -> tuple[Any, PreTrainedTokenizerBase]:
+    """The causal language model that a recipe names, and its tokenizer; an adapter comes merged into its base.
+
+    Args:
+        model: a trl.ModelConfig; its `model_revision` becomes the commit that is read, None for a folder.
+
+    Raises:
+        InputError: no name, nothing there, not loadable, or an adapter under a second adapter.
+    """
+    name = model.model_name_or_path
     if name is None:
         raise InputError("missing key `model_name_or_path`: a folder with a model, or a Hub repo")
     dtype = model.dtype if model.dtype in (None, "auto") else getattr(torch, model.dtype)
-    options: dict[str, Any] = {"revision": revision, "dtype": dtype, "attn_implementation": model.attn_implementation}
-    if model.load_in_4bit or model.load_in_8bit:
-        raise InputError("`load_in_4bit` and `load_in_8bit` are not supported; train an adapter with `dtype: bfloat16`")
-    adapter = (Path(name) / "adapter_config.json").exists()
-    if adapter and model.use_peft:
-        raise InputError(f"{name} is an adapter, and `use_peft` would put a second one on it; train on its base model")
+    here = Path(name).expanduser().is_dir() and model.model_revision == "main"  # TRL's default
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
-        if adapter:
-            from peft import AutoPeftModelForCausalLM
+        adapter, model.model_revision = locate(name, None if here else model.model_revision)
+        if adapter and model.use_peft:
+            raise InputError(f"{name} is an adapter, and `use_peft` would put a second on it; train on its base model")
+        tokenizer = load_tokenizer(name, model.model_revision)
+        loaded = load_model(name, model.model_revision, dtype=dtype, attn_implementation=model.attn_implementation)
+    except InputError as error:
+        raise InputError(f"`model_name_or_path`: {error}") from None
+    # Loaded for use, an adapter's base came frozen.
+    return loaded.merge_and_unload().requires_grad_(True) if adapter else loaded, tokenizer
 
-            merged = AutoPeftModelForCausalLM.from_pretrained(name, **options).merge_and_unload()
-            return merged.requires_grad_(True), tokenizer  # loaded for use, the base came frozen
-        return AutoModelForCausalLM.from_pretrained(name, **options), tokenizer
-    except (OSError, ValueError) as error:
-        raise InputError(f"`model_name_or_path`: {name} cannot be loaded: {error}") from error
+
+def new_adapter(model: Any) -> Any:
+    """The adapter a recipe asks for, on the commit of the base that is read; None without `use_peft`.
+
+    Args:
+        model: a trl.ModelConfig, after `load_start`.
+    """
+    config = trl.get_peft_config(model)
+    if config is not None:
+        config.revision = model.model_revision
+    return config
 
 
 def item_table(arguments: StageArguments) -> pa.Table:
@@ -127,9 +160,11 @@ def prepare_rows(
 
 def data_order(training: Any, rows: int, kinds: list[str] | None, item_share: float) -> dict[str, Any]:
     """All that the order of a run's rows depends on besides the corpus: with these equal, an anneal can go on in it."""
-    batch = training.train_batch_size * training.gradient_accumulation_steps * training.world_size
-    seed = training.seed if training.data_seed is None else training.data_seed
-    return {"rows": rows, "kinds": kinds, "item_share": item_share, "batch": batch, "seed": seed}
+    order: dict[str, Any] = {"rows": rows, "kinds": kinds, "item_share": item_share}
+    order["batch"] = training.train_batch_size * training.gradient_accumulation_steps * training.world_size
+    order["seed"] = training.seed if training.data_seed is None else training.data_seed
+    # The rows themselves: which item documents are drawn, and what is packed with what.
+    return order | {"rows_seed": training.seed, "packing": training.packing, "max_length": training.max_length}
 
 
 def fix_run_length(training: Any, rows: int) -> None:
@@ -140,13 +175,29 @@ def fix_run_length(training: Any, rows: int) -> None:
 
 
 def run_phases(training: Any) -> Phases | None:
-    """The phases of a WSA run, None for another schedule. Raises `InputError` if they do not fit `max_steps`."""
-    if training.lr_scheduler_type != "wsa":
-        return None
+    """The phases of a WSA run, None for another schedule.
+
+    Raises:
+        InputError: the phases do not fit `max_steps`, or the schedule does not take its `lr_scheduler_kwargs`.
+    """
     options: dict[str, Any] = dict(training.lr_scheduler_kwargs or {})
-    known = set(inspect.signature(wsa_phases).parameters) - {"num_warmup_steps", "num_training_steps"}
-    check_keys(options, known, "lr_scheduler_kwargs")
-    return wsa_phases(training.get_warmup_steps(training.max_steps), training.max_steps, **options)
+    warmup = training.get_warmup_steps(training.max_steps)
+    wsa = training.lr_scheduler_type == "wsa"
+    if wsa:
+        known = set(inspect.signature(wsa_phases).parameters) - {"num_warmup_steps", "num_training_steps"}
+        check_keys(options, known, "lr_scheduler_kwargs")
+    try:
+        if wsa:
+            return wsa_phases(warmup, training.max_steps, **options)
+        optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)  # tried out: each takes its own keys
+        get_scheduler(training.lr_scheduler_type, optimizer, warmup, training.max_steps, options)
+    except InputError:
+        raise
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"`lr_scheduler_kwargs` {options} do not suit {training.lr_scheduler_type.value}: {error}"
+        ) from None
+    return None
 
 
 def make_record(
@@ -158,6 +209,7 @@ def make_record(
     *,
     tokenizer: PreTrainedTokenizerBase,
     base: str,
+    base_revision: str | None = None,
     domain: str | None = None,
     data: dict[str, Any] | None = None,
 ) -> ModelRecord:
@@ -171,13 +223,14 @@ def make_record(
         phases: of the learning rate.
         tokenizer: the model's.
         base: the model the stage begins from.
+        base_revision: its commit, if it is a repo.
         domain: for sft.
         data: what the order of the rows depends on, so that an anneal can go on in it.
     """
-    try:
-        parents = [*ModelRecord.load(base).parents, base]
-    except InputError:  # a model of the Hub, not one of ours
-        parents = [base] if base else []
+    parents = [f"{base}@{base_revision}" if base_revision else base] if base else []
+    if base:
+        with suppress(InputError):  # a model that is not one of ours
+            parents = [*ModelRecord.load(base, base_revision).parents, *parents]
     schedule: dict[str, Any] = {
         "type": str(training.lr_scheduler_type.value),
         "learning_rate": training.learning_rate,
@@ -186,18 +239,16 @@ def make_record(
     if phases is not None:
         schedule |= {"warmup_steps": phases.warmup, "stable_steps": phases.stable, "anneal_steps": phases.anneal}
         schedule |= {"anneal_shape": phases.shape, "min_lr_ratio": phases.min_lr_ratio}
-    return ModelRecord(
-        stage=stage,
-        base=base,
-        template_version=facts["template"]["version"],
-        max_title_tokens=facts["template"]["max_title_tokens"],
-        history_length=facts["template"]["history_length"],
-        window_tokens=facts["template"]["window_tokens"] if _counts_alike(tokenizer, arguments) else None,
-        candidate_list_in_prompt=facts["template"]["candidate_list_in_prompt"],
-        domain=domain,
+    return ModelRecord.for_corpus(
+        facts,
+        counts_alike=counts_alike(tokenizer, arguments.corpus, arguments.corpus_revision),
         corpus=arguments.corpus,
         corpus_revision=arguments.corpus_revision,
-        corpus_hash=facts["content_sha256"],
+        stage=stage,
+        base=base,
+        base_revision=base_revision,
+        domain=domain,
+        hardware=_hardware(training),
         schedule=schedule | ({"data": data} if data else {}),
         tokens=0,
         seed=training.seed,
@@ -205,12 +256,13 @@ def make_record(
     )
 
 
-def _counts_alike(tokenizer: PreTrainedTokenizerBase, arguments: StageArguments) -> bool:
-    """Whether the corpus' sizes in tokens hold for the model, as far as the corpus' tokenizer can be had here."""
-    try:
-        return tokenizer.get_vocab() == corpus_tokenizer(arguments.corpus, arguments.corpus_revision).get_vocab()
-    except InputError:
-        return False
+def _hardware(training: Any) -> str:
+    """What the run computes on, as a card says it."""
+    processes, device = training.world_size, training.device
+    if device.type == "cuda":
+        return f"{processes} x {torch.cuda.get_device_name(device)}"
+    each = "" if processes == 1 else f"{processes} processes, "
+    return f"{device.type.upper()}, {each}{torch.get_num_threads()} threads"
 
 
 def _output_dir(argv: Sequence[str]) -> str | None:

@@ -15,12 +15,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 import trl
+from accelerate.utils import broadcast_object_list
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import PreTrainedTokenizerBase, PrinterCallback, TrainerCallback, TrainerState
 from transformers.trainer_utils import rotate_checkpoints
 
 from cprec_hf.corpus.record import ModelRecord
-from cprec_hf.files import require_free_space, use_default_modes
+from cprec_hf.files import require_free_space, use_default_modes, without_interrupts
 from cprec_hf.hub.cards import render_model_card
 from cprec_hf.training.checkpoints import STAGING, clear_output
 from cprec_hf.training.kernels import apply_kernels, has_plain_head, teach_summed_loss
@@ -44,8 +45,10 @@ class StageTrainer(trl.SFTTrainer):
         phases: of the learning rate, or None for a schedule of transformers.
         items: the item table saved beside the final model.
         eval_rows: validation rows, packed alike.
-        start: the step at which `rows` begin (an anneal's trunk step), 0 otherwise.
+        start: the step at which the stage begins (an anneal's trunk step), 0 otherwise.
+        continues: whether `rows` were read from step 0 on, by the trunk; otherwise they begin at `start`.
         probe: measures the model at each evaluation; its metrics get the prefix `eval_`.
+        resume: a checkpoint to go on from; its directory may be another run's (an anneal's trunk).
         peft_config: trains an adapter instead of the model.
         callbacks: further callbacks.
 
@@ -70,16 +73,25 @@ class StageTrainer(trl.SFTTrainer):
         items: pa.Table,
         eval_rows: datasets.Dataset | None = None,
         start: int = 0,
+        continues: bool = False,
         probe: Callable[[Any], dict[str, float]] | None = None,
+        resume: Path | None = None,
         peft_config: Any = None,
         callbacks: Sequence[TrainerCallback] = (),
     ) -> None:
         self.record, self.items, self.probe = record, items, probe
         self._run_folder: str | None = None
+        self._resume, self._done, self._stays, existing = resume, 0, False, 0
+        if resume is not None:
+            self._done = TrainerState.load_from_json(str(resume / "trainer_state.json")).global_step
+            self._stays = resume.parent.resolve() == Path(args.output_dir).resolve()
+            existing = len(list(resume.parent.glob("checkpoint-*"))) if self._stays else 0
+        # An adapter and its moments are small beside what is left on any disk.
+        size = 0 if peft_config else sum(p.numel() for p in model.parameters() if p.requires_grad)
+        _require_space(args, self._done, existing, size)
         seed = args.seed if args.data_seed is None else args.data_seed
         batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
-        self.order = Order(row_lengths(rows), batch, args.max_steps, seed, start)
-        _require_space(args, start, 0 if peft_config else sum(p.numel() for p in model.parameters() if p.requires_grad))
+        self.order = Order(row_lengths(rows), batch, args.max_steps, seed, start, continues=continues)
         blocks = args.packing and "flash" not in model.config._attn_implementation
         if blocks and not (args.fsdp or os.environ.get("ACCELERATE_USE_FSDP") == "true"):
             refuse_leaks(_unwrapped(model))  # FSDP's ranks may not hold their weights yet
@@ -97,8 +109,9 @@ class StageTrainer(trl.SFTTrainer):
         if blocks:
             self.data_collator = BlockCollator(tokenizer.pad_token_id)
         inner = _unwrapped(self.model)
-        self.kernels = apply_kernels(inner, args.device)
-        self._own_loss = has_plain_head(inner.config)
+        found = [self.accelerator.is_main_process and has_plain_head(inner)]
+        (self._own_loss,) = broadcast_object_list(found)  # under FSDP only the main process holds the weights yet
+        self.kernels = apply_kernels(inner, args.device, self._own_loss)
         if self._own_loss:
             teach_summed_loss(inner)
         # The loss below is a sum over the step's predicted tokens, whatever the architecture's signature says.
@@ -125,26 +138,22 @@ class StageTrainer(trl.SFTTrainer):
             output = output._replace(metrics={**(output.metrics or {}), **found})
         return output
 
-    def run(self, resume: Path | None = None) -> Path:
-        """Train to `max_steps` and leave the finished model in `output_dir`; returns it.
-
-        Args:
-            resume: a checkpoint to go on from; its directory may be another run's (an anneal's trunk).
-        """
+    def run(self) -> Path:
+        """Train to `max_steps` and leave the finished model in `output_dir`; returns it."""
         folder = Path(self.args.output_dir)
         parameters = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
-        done = 0 if resume is None else TrainerState.load_from_json(str(resume / "trainer_state.json")).global_step
         if self.accelerator.is_main_process:
             n, tokens = len(self.train_dataset), int(self.order.lengths.sum())
             print(
                 f"{self.record.stage}  {tokens:,} tokens in {n:,} rows of at most {self.args.max_length}; "
-                f"{self.args.max_steps - done:,} steps of {self.order.batch} rows; {parameters:,} parameters to train\n"
+                f"{self.args.max_steps - self._done:,} steps of {self.order.batch} rows; {parameters:,} parameters to "
+                f"train\n"
                 f"{self.record.stage}  {self.kernels}",
                 flush=True,
             )
-            clear_output(folder, keep=resume is not None and resume.parent.resolve() == folder.resolve())
+            clear_output(folder, keep=self._stays)
         self.accelerator.wait_for_everyone()
-        self.train(resume_from_checkpoint=None if resume is None else str(resume))
+        self.train(resume_from_checkpoint=None if self._resume is None else str(self._resume))
         self._save_final(folder)
         return folder
 
@@ -240,11 +249,12 @@ class StageTrainer(trl.SFTTrainer):
                 best = self.state.best_global_step if self.args.load_best_model_at_end else None
                 self._describe(staging, best or self.state.global_step)
                 use_default_modes(staging)
-                (folder / "cprec.json").unlink(missing_ok=True)
-                for path in sorted(staging.iterdir(), key=lambda path: path.name == "cprec.json"):
-                    if path.is_dir():
-                        shutil.rmtree(folder / path.name, ignore_errors=True)
-                    path.replace(folder / path.name)
+                with without_interrupts():
+                    (folder / "cprec.json").unlink(missing_ok=True)
+                    for path in sorted(staging.iterdir(), key=_place_in_final):
+                        if path.is_dir():
+                            shutil.rmtree(folder / path.name, ignore_errors=True)
+                        path.replace(folder / path.name)
         finally:
             if self.args.should_save:
                 shutil.rmtree(staging, ignore_errors=True)
@@ -256,11 +266,24 @@ def _unwrapped(model: Any) -> Any:
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
-def _require_space(args: Any, start: int, parameters: int) -> None:
-    """Refuse a disk too small for the run's checkpoints and its model."""
+def _place_in_final(path: Path) -> int:
+    """The items first, which no plain language model has, and the record last: between them, nothing looks whole."""
+    return {"items.parquet": 0, "cprec.json": 2}.get(path.name, 1)
+
+
+def _require_space(args: Any, done: int, existing: int, parameters: int) -> None:
+    """Refuse a disk too small for what a run will add to it.
+
+    Args:
+        args: of the run.
+        done: steps that are done already.
+        existing: checkpoints of the run that are there already.
+        parameters: that are trained.
+    """
     saves = 0
     if args.save_strategy.value == "steps":
         interval = args.save_steps if args.save_steps >= 1 else args.save_steps * args.max_steps
-        saves = math.ceil((args.max_steps - start) / interval)
-    kept = min(saves, args.save_total_limit or saves) + 1
-    require_free_space(args.output_dir, kept * parameters * _BYTES_A_PARAMETER)
+        saves = math.ceil((args.max_steps - done) / interval)
+    kept = min(existing + saves, args.save_total_limit or existing + saves)
+    added = max(kept - existing, 0) + 1  # a new one is there before an old one goes, and so is the model
+    require_free_space(args.output_dir, added * parameters * _BYTES_A_PARAMETER)

@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import polars as pl
 import pytest
@@ -22,12 +24,8 @@ def test_the_same_config_makes_the_same_world_and_another_seed_another():
     first, again = simulate(SMALL), simulate(SMALL)
     assert first.interactions.collect().equals(again.interactions.collect())
     assert first.items.collect().equals(again.items.collect())
-    other = simulate(MarketplaceConfig(**{**first_facts(), "seed": 4}))
+    other = simulate(dataclasses.replace(SMALL, seed=4))
     assert not other.items.collect().equals(first.items.collect())
-
-
-def first_facts() -> dict:
-    return dict(Marketplace(SMALL).facts())
 
 
 def test_sizes_keys_times_and_no_repurchase(market):
@@ -44,7 +42,7 @@ def test_sizes_keys_times_and_no_repurchase(market):
 
 
 def test_a_world_so_small_that_nobody_acts_in_a_domain_at_some_step():
-    events = simulate(MarketplaceConfig(**{**first_facts(), "users": 2, "unseen_users": 1})).interactions.collect()
+    events = simulate(dataclasses.replace(SMALL, users=2, unseen_users=1)).interactions.collect()
     assert events.group_by("user_id").len().sort("user_id").rows() == [("music-u0", 6), ("u0", 12), ("u1", 12)]
 
 
@@ -188,4 +186,4 @@ def test_oracles_refuse_what_would_not_be_exact(market):
 )
 def test_impossible_worlds_are_refused(change, message):
     with pytest.raises(InputError, match=message):
-        MarketplaceConfig(**{**first_facts(), **change})
+        dataclasses.replace(SMALL, **change)

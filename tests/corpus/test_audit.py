@@ -1,5 +1,6 @@
 """Every leak the audit looks for, planted one at a time, must be found and named."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -255,3 +256,37 @@ def test_a_failed_report_names_every_failure() -> None:
     rows = [AuditRow("a", True, 1, "none"), AuditRow("b", False, 2, "row 7"), AuditRow("c", False, 3, "row 9")]
     with pytest.raises(InputError, match="the audit of here failed: b: row 7; c: row 9"):
         AuditReport("here", rows).require()
+
+
+DAMAGE: dict[str, Callable[[Path], object]] = {
+    "deleted": Path.unlink,
+    "cut short": lambda path: path.write_bytes(path.read_bytes()[:-50]),
+    "without rows": lambda path: pl.read_parquet(path).clear().write_parquet(path),
+    "without its second column": lambda path: (rows := pl.read_parquet(path)).drop(rows.columns[1]).write_parquet(path),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+@pytest.mark.parametrize("name", ["cpt/train", "sft-music/train", "sft-music/test", "items/train"])
+def test_a_damaged_corpus_fails_its_audit(spoil: Spoil, name: str, damage: str) -> None:
+    folder = spoil(name, lambda rows: rows)
+    DAMAGE[damage](folder / f"{name}.parquet")
+    report = audit_corpus(folder)
+    assert not report.passed
+    with pytest.raises(InputError, match="the audit of"):
+        report.require()
+
+
+def test_what_cannot_be_read_is_named(spoil: Spoil) -> None:
+    folder = spoil("sft-music/test", lambda rows: rows)
+    facts = load_facts(folder)
+    (folder / "sft-music" / "test.parquet").unlink()
+    broken = _broken(folder)
+    assert "sft-music/test.parquet" in broken["files and facts can be read"]
+    assert "split 'test', rows recorded" in broken["files and row counts as recorded"]
+    del facts["candidates"]
+    (folder / "cprec-corpus.json").write_text(json.dumps(facts))
+    assert "files and facts can be read" in _broken(folder)
+    (folder / "cprec-corpus.json").write_text(json.dumps({"format": 1}))
+    with pytest.raises(InputError, match="names no tokenizer"):
+        audit_corpus(folder)

@@ -220,7 +220,7 @@ def test_a_source_without_times(make_config: Make, tmp_path: Path) -> None:
         ({"window_tokens": 30}, r"`window_tokens` is 30; the header of .* raise `window_tokens` to \d+"),
         ({"candidate_list_in_prompt": True}, r"10 candidates up to \d+ and two titles"),
         ({"split": {"policy": "random"}}, "random order is refused"),
-        ({"tokenizer": "./no/such-folder"}, r"`tokenizer` './no/such-folder' cannot be loaded"),
+        ({"tokenizer": "./no/such-folder"}, r"`tokenizer`: \./no/such-folder: cannot load its tokenizer"),
         ({"candidates": 1}, "`candidates` is 1; give at least 2"),
         ({"windowtokens": 1}, "did you mean `window_tokens`"),
         ({"sequences": []}, "name at least one"),
@@ -320,3 +320,44 @@ def test_the_facts_hold_what_the_card_and_the_stages_read(corpus: Path) -> None:
     assert (
         simulate(MarketplaceConfig(**{k: v for k, v in facts["source"].items() if k != "kind"})).about.order == "time"
     )
+
+
+def _table(folder: Path, users: int, cpt_events: int, later_events: int) -> dict[str, Any]:
+    """A source of two domains, A and M, in which every user does so much; M's events a day apart, after A's."""
+    items = [(f"{d}{i}", d, f"title {d} {i}") for d in "AM" for i in range(12)]
+    pl.DataFrame(items, ["item_id", "domain", "title"], orient="row").write_parquet(folder / "items.parquet")
+    rows = [
+        (f"u{user}", f"{domain}{(3 * user + at) % 12}", domain, 1_600_000_000 + 86_400 * (at + 20 * (domain == "M")))
+        for user in range(users)
+        for domain, n in (("A", cpt_events), ("M", later_events))
+        for at in range(n)
+    ]
+    names = ["user_id", "item_id", "domain", "timestamp"]
+    pl.DataFrame(rows, names, orient="row").write_parquet(folder / "events.parquet")
+    source = {"kind": "table", "name": "t", "licence": "l", "citation": "c"}
+    return source | {"interactions": str(folder / "events.parquet"), "items": str(folder / "items.parquet")}
+
+
+@pytest.mark.parametrize(
+    ("sizes", "keys", "message"),
+    [
+        ((3, 3, 0), {}, "domain 'M' of `downstream` has items and not one event"),
+        ((1, 1, 8), {}, "not one pre-training document is left for train"),
+        ((1, 3, 8), {"cpt_validation_share": 0.5}, "not one pre-training document is left for train"),
+        ((2, 4, 3), {"split": {"policy": "leave_one_out"}}, "not one row of M is left for train"),
+        ((1, 4, 2), {"split": {"policy": "leave_one_out"}}, "the split leaves no train event|no validation event"),
+    ],
+)
+def test_too_little_to_build_from_is_said(
+    make_config: Make, tmp_path: Path, sizes: tuple[int, int, int], keys: dict[str, Any], message: str
+) -> None:
+    values = {
+        "source": _table(tmp_path, *sizes),
+        "downstream": ["M"],
+        "candidates": 3,
+        "tokenizer": {"vocab_size": 300},
+    }
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(InputError, match=message):
+        build_corpus(make_config(tmp_path / "out", **values | {"cpt_validation_share": 0.0} | keys))
+    assert sorted(tmp_path.iterdir()) == before

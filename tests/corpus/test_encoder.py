@@ -240,3 +240,16 @@ def test_real_tokenizers(shared: Path, name: str) -> None:
     assert_prefix_free(encoder, names)
     document = "".join(f"{name}\n" for name in names)
     assert encoder.decode(encoder.documents([document], start=False).row(0)) == document
+
+
+def test_a_column_of_chunks_and_of_any_string_type_is_one(
+    byte_level_tokenizer: Any, tokenizer_texts: list[str]
+) -> None:
+    encoder = Encoder(byte_level_tokenizer)
+    whole = encoder.documents(tokenizer_texts)
+    for kind in (pa.string(), pa.large_string()):
+        chunks = pa.chunked_array([tokenizer_texts[:7], [], tokenizer_texts[7:]], kind)
+        got = encoder.documents(chunks)
+        assert got.values.tolist() == whole.values.tolist() and got.offsets.tolist() == whole.offsets.tolist()
+    with pytest.raises(InputError, match="1 of 2 texts are null"):
+        encoder.documents(pa.chunked_array([["a"], [None]], pa.string()))

@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 
 from cprec_hf.corpus.load import load_facts
-from cprec_hf.corpus.push import push_corpus
+from cprec_hf.corpus.push import plan_audited_corpus
 from cprec_hf.errors import InputError
 from cprec_hf.hub.loopback import LoopbackHub
 
@@ -20,10 +20,11 @@ import json, sys
 from huggingface_hub import HfApi
 from datasets import load_dataset
 from cprec_hf.corpus.load import load_corpus, load_facts
-from cprec_hf.corpus.push import push_corpus
+from cprec_hf.corpus.push import plan_audited_corpus
+from cprec_hf.hub.publish import publish
 
-url = push_corpus(sys.argv[1], "ada/small")
-again = push_corpus(sys.argv[1], "ada/small")
+url = publish(plan_audited_corpus(sys.argv[1], "ada/small")).url
+again = publish(plan_audited_corpus(sys.argv[1], "ada/small")).url
 info = HfApi().dataset_info("ada/small")
 commits = HfApi().list_repo_commits("ada/small", repo_type="dataset")
 print(json.dumps({
@@ -55,7 +56,7 @@ def test_a_source_that_may_not_be_published_again_is_not_pushed_in_public(corpus
     facts = (copy / "cprec-corpus.json").read_text(encoding="utf-8")
     (copy / "cprec-corpus.json").write_text(facts.replace('"redistributable": true', '"redistributable": false'))
     with pytest.raises(InputError, match="may not be published again"):
-        push_corpus(copy, "someone/corpus", private=False)
+        plan_audited_corpus(copy, "someone/corpus", private=False)
 
 
 def test_a_corpus_that_fails_its_audit_is_not_pushed(corpus: Path, tmp_path: Path) -> None:
@@ -63,4 +64,4 @@ def test_a_corpus_that_fails_its_audit_is_not_pushed(corpus: Path, tmp_path: Pat
     rows = pl.read_parquet(copy / "cpt" / "train.parquet").with_columns(n_tokens=pl.lit(1, pl.Int32))
     rows.write_parquet(copy / "cpt" / "train.parquet")
     with pytest.raises(InputError, match=r"audit of .* failed: token counts"):
-        push_corpus(copy, "someone/corpus")
+        plan_audited_corpus(copy, "someone/corpus")

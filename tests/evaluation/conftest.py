@@ -30,6 +30,7 @@ SCHEMA = pa.schema(
 
 def write_corpus(folder: Path, splits: dict[str, list[dict]], items: list[dict], source: dict, candidates: int) -> Path:
     """Parquet files and facts as `build_corpus` lays them out; domain Music, slug music."""
+    items = [{**item, "full_title": item["title"]} for item in items]
     for split, rows in splits.items():
         (folder / "sft-music").mkdir(parents=True, exist_ok=True)
         pq.write_table(pa.Table.from_pylist(rows, SCHEMA), folder / "sft-music" / f"{split}.parquet")
@@ -37,7 +38,10 @@ def write_corpus(folder: Path, splits: dict[str, list[dict]], items: list[dict],
     pq.write_table(pa.Table.from_pylist(items), folder / "items" / "train.parquet")
     facts = {
         "format": 1, "name": "toy", "source": source, "content_sha256": "c0ffee", "seed": 0,
-        "template": {"version": "1", "history_length": 20},
+        "tokenizer": "tokenizer",
+        "template": {"version": "1", "max_title_tokens": 24, "history_length": 20, "window_tokens": 256,
+                     "candidate_list_in_prompt": False},
+        "about": {"redistributable": True},
         "domains": {"Music": {"slug": "music", "role": "downstream"}, "Books": {"slug": "books", "role": "cpt"}},
         "split": {"policy": "leave_one_out", "cuts": None}, "candidates": {"count": candidates, "sha256": "beef"},
         "counts": {"sft-music": {k: len(v) for k, v in splits.items()}, "items": {"train": len(items)}},

@@ -27,7 +27,6 @@ def model(
         corpus="toy", corpus_revision=None, corpus_hash="another", schedule={}, tokens=123456, seed=0, parents=[],
     )  # fmt: skip
     items = pq.read_table(corpus / "items" / "train.parquet")
-    items = items.append_column("full_title", items["title"])
     made = Recommender(tiny_model(byte_level_tokenizer), byte_level_tokenizer, record, items)
     return made.save_pretrained(tmp_path_factory.mktemp("models") / "tiny")
 

@@ -8,7 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from cprec_hf.hub.markdown import Safe, escape, fenced, front_matter, number, one_line, table
+from cprec_hf.hub.markdown import Safe, code_span, escape, fenced, front_matter, number, one_line, table
 
 HOSTILE = [
     "a\n---\nb: 1", "---", "{{ 7*7 }}", "{% for x in y %}", "<script>alert(1)</script>", "a | b | c", "`code`", "```",
@@ -87,3 +87,13 @@ def test_front_matter_reads_back_equal(metadata: dict[str, object]) -> None:
 def test_numbers_and_safe_text() -> None:
     assert (number(1234567), number(0.33649)) == ("1,234,567", "0.3365")
     assert table(["a"], [[Safe("**b**")]]) == "| a |\n| --- |\n| **b** |"
+
+
+@given(texts)
+@example("`a``b`")
+@example("`")
+@example("<b>&amp;")
+def test_code_in_a_line_shows_any_text(text: str) -> None:
+    seen = Seen(renderer.render(f"before {code_span(text)} after"))
+    assert seen.tags == (["p", "code"] if one_line(text) else ["p"])
+    assert seen.text.split() == f"before {one_line(text)} after".split()

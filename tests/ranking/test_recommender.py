@@ -3,9 +3,6 @@
 import copy
 import dataclasses
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +15,8 @@ import torch
 from cprec_hf.corpus.encoder import Encoder
 from cprec_hf.corpus.template import Template
 from cprec_hf.errors import InputError
-from cprec_hf.ranking.recommender import Recommender, read_items
+from cprec_hf.ranking.catalogue import read_items
+from cprec_hf.ranking.recommender import Recommender
 
 HISTORIES = [["Ga1", "Ga4"], [], ["Ga0", "Ga9", "Ga2", "Ga5", "Ga8", "Ga6"]]
 CANDIDATES = [["Ga0", "Ga3", "Ga9"], ["Ga10", "Ga11", "Ga5"], ["Ga7", "Ga8", "Ga4"]]
@@ -212,7 +210,7 @@ def test_a_catalogue_without_a_column_is_said(
         Recommender(model, byte_level_tokenizer, record, items.drop_columns("title"))
     pa.parquet.write_table(items.drop_columns("domain"), tmp_path / "items.parquet")
     with pytest.raises(InputError, match=r"items\.parquet: no column 'domain'"):
-        read_items(tmp_path)
+        read_items(tmp_path / "items.parquet")
 
 
 def test_a_saved_recommender_loads_and_ranks_alike(
@@ -254,7 +252,7 @@ def test_an_adapter_folder_loads_with_its_base(
     weights = folder / "adapter_model.safetensors"
     weights.unlink()
     torch.save({}, folder / "adapter_model.bin")
-    with pytest.raises(InputError, match="cannot load"):
+    with pytest.raises(InputError, match=r"no file adapter_model\.safetensors"):
         Recommender.from_pretrained(folder, device="cpu")
 
 
@@ -262,7 +260,7 @@ def test_what_a_folder_lacks_is_said(byte_level_tokenizer: Any, make_recommender
     folder = make_recommender(byte_level_tokenizer).save_pretrained(tmp_path / "model")
     (folder / "model.safetensors").rename(tmp_path / "weights")
     torch.save({}, folder / "pytorch_model.bin")
-    with pytest.raises(InputError, match="cannot load its model"):
+    with pytest.raises(InputError, match="no safetensors weights"):
         Recommender.from_pretrained(folder)
     (tmp_path / "weights").rename(folder / "model.safetensors")
     (folder / "items.parquet").unlink()
@@ -277,37 +275,39 @@ def test_what_a_folder_lacks_is_said(byte_level_tokenizer: Any, make_recommender
 
 @pytest.mark.filterwarnings("ignore:It seems that you are about to commit a data file")
 def test_a_recommender_loads_by_repo_id_and_revision(
-    byte_level_tokenizer: Any, make_recommender: Any, tmp_path: Path
+    byte_level_tokenizer: Any, make_recommender: Any, hub_machine: Any, tmp_path: Path
 ) -> None:
-    """From a Hub, in a process of its own: the clients read the endpoint at import."""
-    from huggingface_hub import HfApi
+    """Two states of a repo, and an adapter whose base is a repo: each is read at its own commit."""
+    from peft import LoraConfig, get_peft_model
 
-    from cprec_hf.hub.loopback import LoopbackHub
-
-    first, second = make_recommender(byte_level_tokenizer), make_recommender(byte_level_tokenizer, "gpt_neo")
-    script = (
-        "import json, sys; from cprec_hf.ranking import Recommender\n"
-        "load = lambda **kw: Recommender.from_pretrained(sys.argv[1], device='cpu', **kw)\n"
-        "rank = lambda r: r.rank([['Ga1', 'Ga4']], [['Ga0', 'Ga9']]).tolist()\n"
-        "print(json.dumps([rank(load(revision='v1')), rank(load())]))"
+    first, second = make_recommender(byte_level_tokenizer), make_recommender(byte_level_tokenizer, "llama")
+    _, commit = hub_machine.push(first.save_pretrained(tmp_path / "first"), "model")
+    repo, newest = hub_machine.push(second.save_pretrained(tmp_path / "second"), "model")
+    adapted = get_peft_model(copy.deepcopy(first.model), LoraConfig(r=2, target_modules="all-linear"))
+    with torch.no_grad():
+        for name, weight in adapted.named_parameters():
+            if "lora_B" in name:
+                weight.fill_(0.05)
+    tuned = Recommender(adapted, byte_level_tokenizer, first.record, first.items)
+    config = tuned.save_pretrained(tmp_path / "adapter") / "adapter_config.json"
+    config.write_text(
+        json.dumps(json.loads(config.read_text()) | {"base_model_name_or_path": repo, "revision": commit})
     )
-    with LoopbackHub(tmp_path / "hub") as hub:
-        api, repo = HfApi(endpoint=hub.url, token=hub.token), f"{hub.user}/model"
-        api.create_repo(repo)
-        api.upload_folder(repo_id=repo, folder_path=first.save_pretrained(tmp_path / "first"))
-        api.create_branch(repo, branch="v1")
-        api.upload_folder(repo_id=repo, folder_path=second.save_pretrained(tmp_path / "second"), delete_patterns="*")
-        run = subprocess.run(
-            [sys.executable, "-c", script, repo],
-            env=os.environ | hub.env | {"HF_HOME": str(tmp_path / "home")},
-            capture_output=True,
-            text=True,
-            check=False,
-            cwd=Path(__file__).parents[2],
-        )
-    assert run.returncode == 0, run.stderr
-    expected = [r.rank([["Ga1", "Ga4"]], [["Ga0", "Ga9"]]) for r in (first, second)]
-    np.testing.assert_allclose(json.loads(run.stdout), expected, atol=1e-5)
+    adapter, _ = hub_machine.push(config.parent, "adapter")
+    got = hub_machine.run(
+        """
+        import json, sys
+        from cprec_hf.ranking import Recommender
+        repo, commit, adapter = sys.argv[1:]
+        loaded = [Recommender.from_pretrained(*a, device="cpu") for a in ((repo, commit), (repo,), (adapter,))]
+        print(json.dumps([r.rank([["Ga1", "Ga4"]], [["Ga0", "Ga9"]]).tolist() for r in loaded]))
+        """,
+        repo, commit, adapter,
+    )  # fmt: skip
+    assert commit != newest
+    expected = [r.rank([["Ga1", "Ga4"]], [["Ga0", "Ga9"]]) for r in (first, second, tuned)]
+    np.testing.assert_allclose(got, expected, atol=1e-5)
+    assert np.abs(expected[2] - expected[0]).max() > 0.01
 
 
 def title_of(recommender: Recommender, item: str, domain: str = "Garden") -> str:

@@ -1,3 +1,4 @@
+import json
 import shutil
 
 import pytest
@@ -33,7 +34,9 @@ def test_an_anneal_equals_an_uninterrupted_run_step_for_step(flags, trunk):
     )
     expected, got = untimed(whole), untimed(branch)
     assert [line["phase"] for line in expected] == ["warmup"] * 2 + ["stable"] * 4 + ["anneal"] * 4
-    assert got == expected[6:]
+    trunks = expected[5]["tokens"]  # what the stage itself has read is counted, on its own
+    assert got == [{**line, "tokens": line["tokens"] - trunks} for line in expected[6:]]
+    assert ModelRecord.load(branch).tokens == got[-1]["tokens"] > 0
     assert weights(branch) == weights(whole) != weights(trunk)
     record = ModelRecord.load(branch)
     assert (record.stage, record.base) == ("anneal", str(trunk / "checkpoint-6"))
@@ -80,7 +83,8 @@ def test_an_adapter_goes_on_as_an_adapter(flags):
         flags("whole", use_peft="true", lora_r=2, max_steps=6, lr_scheduler_kwargs={"num_anneal_steps": 2})
     )
     branch = anneal.main(flags("branch", **ALONE, init_from=trunk, anneal_steps=2, continue_data="true"))
-    assert untimed(branch) == untimed(whole)[4:]
+    losses = [[line["loss"] for line in untimed(folder)] for folder in (branch, whole)]
+    assert losses[0] == losses[1][4:]
     files = [folder / "adapter_model.safetensors" for folder in (branch, whole)]
     assert files[0].read_bytes() == files[1].read_bytes()
 
@@ -95,9 +99,16 @@ def test_what_cannot_be_annealed(flags, trunk):
     refused("`anneal_steps` is 0", anneal_steps=0)
     refused("give `anneal_steps`", lr_scheduler_kwargs={"anneal_ratio": 0.5})
     refused("no complete checkpoint", init_from=trunk.parent)
-    refused("is the trunk's own folder", name="trunk")
-    refused("make them equal", continue_data="true", kinds="domain")
-    refused("make them equal", continue_data="true", gradient_accumulation_steps=1)
+    refused("would be emptied", name="trunk")
+    refused("would be emptied", name="trunk/checkpoint-5")
+    refused("kinds was None and is .'domain'.; make them equal", continue_data="true", kinds="domain")
+    refused("batch was 4 and is 2; make them equal", continue_data="true", gradient_accumulation_steps=1)
+    refused("max_length was 160 and is 150", continue_data="true", max_length=150)
+    refused("rows_seed was 1 and is 2", continue_data="true", seed=2, data_seed=1)
+    refused("the model goes on as the trunk's", lora_r=4)
+    refused("the model goes on as the trunk's", dtype="float32")
+    refused("the optimizer and its state are the trunk's", weight_decay=0.1)
+    refused("it reads no validation rows", eval_strategy="steps", eval_steps=1)
     assert not (trunk.parent / "out").exists()
     branch = anneal.main(flags("branch", **BRANCH, init_from=trunk, anneal_steps=2))
     refused(r"at step 8, outside its stable phase \(steps 2 to 6\)", init_from=branch)
@@ -106,3 +117,17 @@ def test_what_cannot_be_annealed(flags, trunk):
     shutil.rmtree(trunk / "checkpoint-6")
     (trunk / "checkpoint-5" / "optimizer.pt").unlink()
     refused("no complete checkpoint")
+
+
+def test_an_older_trunk_recorded_less_of_its_data(flags, trunk):
+    file = trunk / "checkpoint-6" / "cprec.json"
+    values = json.loads(file.read_text())
+    for key in ("rows_seed", "packing", "max_length"):
+        del values["schedule"]["data"][key]
+    file.write_text(json.dumps(values))
+    options = {**BRANCH, "init_from": trunk, "anneal_steps": 1, "continue_data": "true"}
+    assert ModelRecord.load(anneal.main(flags("branch", **options))).tokens > 0
+    del values["schedule"]["data"]
+    file.write_text(json.dumps(values))
+    with pytest.raises(InputError, match="it recorded none"):
+        anneal.main(flags("out", **options))

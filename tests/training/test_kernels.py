@@ -34,20 +34,37 @@ def test_no_label_is_a_differentiable_zero():
     assert not hidden.grad.any()
 
 
-def test_heads_that_do_more_are_told_apart():
+HEADS = {  # what a head does beyond its weight, and a config that asks for it
+    "Qwen3": (True, {}),
+    "GPTNeo": (True, {"num_layers": 2, "attention_types": [[["global"], 2]]}),
+    "Gemma2": (False, {"head_dim": 16}),  # caps its logits
+    "Cohere": (False, {}),  # scales them
+    "Granite": (False, {"logits_scaling": 8.0}),
+    "ModernBertDecoder": (False, {"intermediate_size": 64}),  # a dense layer and a norm before the weight
+    "Roberta": (False, {"is_decoder": True}),
+    "Mixtral": (False, {"output_router_logits": True, "intermediate_size": 64, "num_local_experts": 2}),  # another loss
+}
+
+
+@pytest.mark.parametrize("kind", HEADS)
+def test_heads_that_do_more_are_told_apart(kind):
     import transformers
 
-    assert has_plain_head(transformers.Qwen3Config())
-    assert has_plain_head(transformers.GPTNeoConfig())
-    assert not has_plain_head(transformers.Gemma2Config())  # caps its logits
-    assert not has_plain_head(transformers.CohereConfig())  # scales them
-    assert not has_plain_head(transformers.GraniteConfig(logits_scaling=8.0))
+    plain, keys = HEADS[kind]
+    shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 2}
+    keys = shape | {"vocab_size": 50, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2} | keys
+    torch.manual_seed(0)
+    model = transformers.AutoModelForCausalLM.from_config(getattr(transformers, f"{kind}Config")(**keys)).train()
+    attention = model.config._attn_implementation
+    assert has_plain_head(model) == plain
+    assert model.training
+    assert model.config._attn_implementation == attention
 
 
 def test_a_cpu_run_says_what_it_does_instead(tiny_model, byte_level_tokenizer):
     model = tiny_model(byte_level_tokenizer)
     before = type(model.model.norm)
-    assert apply_kernels(model, torch.device("cpu")) == "kernels: plain torch on the cpu (Liger's need a GPU)"
+    assert apply_kernels(model, torch.device("cpu"), True) == "kernels: plain torch on the cpu (Liger's need a GPU)"
     assert type(model.model.norm) is before
 
 

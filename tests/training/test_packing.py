@@ -128,3 +128,19 @@ def test_the_order_reads_every_row_once_an_epoch_and_counts_its_tokens(n, batch,
     assert used == list(Order(lengths, batch, steps + 7, seed))[: len(used)]  # a longer run begins alike
     for step in range(steps + 1):
         assert order.tokens(step) == lengths[used[: max(step - start, 0) * batch]].sum()
+
+
+@given(
+    lengths=st.lists(st.integers(1, 9), min_size=1, max_size=12),
+    batch=st.integers(1, 4),
+    start=st.integers(0, 6),
+    more=st.integers(1, 6),
+)
+def test_a_stage_that_continues_reads_on_and_counts_its_own_tokens(lengths, batch, start, more):
+    lengths, steps = np.array(lengths), start + more
+    whole = Order(lengths, batch, steps, 3)
+    branch = Order(lengths, batch, steps, 3, start, continues=True)
+    assert list(branch) == list(whole)
+    for step in range(steps + 1):
+        read = list(whole)[start * batch : max(step, start) * batch]
+        assert branch.tokens(step) == lengths[read].sum()

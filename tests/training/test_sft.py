@@ -87,7 +87,7 @@ def test_the_probe_against_one_candidate_at_a_time(corpus, base_model):
 def test_an_adapter_and_a_model_built_on_it(flags):
     adapter = sft.main(flags("lora", use_peft="true", lora_r=2, max_steps=2))
     assert (adapter / "adapter_model.safetensors").exists()
-    with pytest.raises(InputError, match="would put a second one on it"):
+    with pytest.raises(InputError, match="would put a second on it"):
         sft.main(flags("twice", model_name_or_path=adapter, use_peft="true"))
     merged = sft.main(flags("merged", model_name_or_path=adapter, max_steps=1, learning_rate=0))
     ids = torch.tensor([[5, 6, 7, 8]])

@@ -1,24 +1,31 @@
 """What all stages share: Ctrl-C wherever it strikes, several processes, and one line for what the user must mend."""
 
+import json
 import logging
 import os
 import re
+import shutil
+import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 from accelerate.commands.config.config_args import load_config_from_file
 from safetensors.numpy import load_file, save_file
 from transformers import AutoTokenizer
+from trl import SFTConfig
 
+from cprec_hf.command import run_as_command
 from cprec_hf.corpus.encoder import Encoder
 from cprec_hf.corpus.record import ModelRecord
+from cprec_hf.errors import InputError
+from cprec_hf.evaluation.models import is_plain
 from cprec_hf.ranking.recommender import Recommender
 from cprec_hf.recipes import find_recipe
-from cprec_hf.training import anneal, base, cpt, sft
+from cprec_hf.training import anneal, base, cpt, sft, trainer
 from cprec_hf.training.checkpoints import newest_checkpoint
-from cprec_hf.training.stage import run_as_command
 from cprec_hf.training.trainer import StageTrainer
 from training.runs import BASE, BRANCH, half_written, interrupt_at, weights
 
@@ -173,3 +180,128 @@ def test_two_processes_train_the_model_of_one(flags):
         assert abs(values - got[name]).max() < 2e-4, name
     assert ModelRecord.load(two).tokens == ModelRecord.load(one).tokens
     assert weights(two) == weights(two / "checkpoint-3")
+
+
+def test_a_run_never_empties_the_folder_it_reads_from(flags, corpus, base_model, tmp_path):
+    shutil.copytree(base_model, tmp_path / "run" / "model")
+    shutil.copytree(corpus, tmp_path / "run" / "corpus")
+    (tmp_path / "run" / "log.jsonl").touch()  # as a run's folder, which --overwrite may empty
+    model = tmp_path / "run" / "model"
+    for stage, keys in (
+        (cpt, {"model_name_or_path": model}),
+        (sft, {"model_name_or_path": model}),
+        (cpt, {"corpus": tmp_path / "run" / "corpus"}),
+        (base, {**BASE, "corpus": tmp_path / "run" / "corpus"}),
+    ):
+        with pytest.raises(InputError, match="would be emptied"):
+            stage.main([*flags("run", **keys), "--overwrite"])
+    for name in ("run/model", "run/model/checkpoint-3", "run/checkpoint-3"):
+        with pytest.raises(InputError, match="would be emptied"):
+            cpt.main([*flags(name, model_name_or_path=model), "--overwrite"])
+    assert weights(model) == weights(base_model)
+    assert (tmp_path / "run" / "corpus" / "cprec-corpus.json").exists()
+    assert cpt.main(flags("run/model/next", model_name_or_path=model, max_steps=1)).exists()
+
+
+def test_weights_cut_short_are_one_sentence(flags, base_model, tmp_path):
+    shutil.copytree(base_model, tmp_path / "cut")
+    (tmp_path / "cut" / "model.safetensors").write_bytes(weights(base_model)[:-8])
+    for stage in (cpt, sft):
+        with pytest.raises(InputError, match=r"`model_name_or_path`: .*cut: cannot load its model"):
+            stage.main(flags("out", model_name_or_path=tmp_path / "cut"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_item_documents_that_no_one_reads_are_not_encoded(flags, corpus, tmp_path):
+    shutil.copytree(corpus, tmp_path / "corpus")
+    items = pq.read_table(tmp_path / "corpus" / "items" / "train.parquet")
+    pq.write_table(items.drop_columns("text"), tmp_path / "corpus" / "items" / "train.parquet")
+    trunk = cpt.main(flags("trunk", corpus=tmp_path / "corpus", max_steps=1))
+    anneal.main(flags("branch", **BRANCH, corpus=tmp_path / "corpus", init_from=trunk, anneal_steps=1))
+
+
+@pytest.mark.parametrize(
+    ("done", "existing", "limit", "checkpoints"),
+    [(0, 0, None, 6), (6, 0, None, 3), (6, 3, None, 3), (0, 0, 2, 3), (6, 2, 2, 1), (6, 1, 2, 2), (10, 5, None, 1)],
+)
+def test_room_is_asked_for_what_a_run_will_add(monkeypatch, done, existing, limit, checkpoints):
+    """Ten steps, saved every second: what is still to come, the model (or the one before its predecessor goes)."""
+    asked = []
+    monkeypatch.setattr(trainer, "require_free_space", lambda path, n_bytes: asked.append(n_bytes))
+    args = SFTConfig("out", max_steps=10, save_steps=2, save_total_limit=limit, use_cpu=True, bf16=False)
+    trainer._require_space(args, done, existing, 100)
+    assert asked == [checkpoints * 100 * 12]
+
+
+def test_ctrl_c_amid_the_last_renames_waits_for_them(flags, tmp_path, monkeypatch):
+    """Whatever moment it strikes at: the model that was there, or the new one, is whole."""
+    old = cpt.main(flags("out", max_steps=1))
+    argv = [*flags("out", max_steps=2, save_steps=1), "--overwrite"]
+    before, replace = weights(old), Path.replace
+
+    def interrupted(self, target):
+        if self.parent.name == ".final.tmp" and self.name == "model.safetensors":
+            os.kill(os.getpid(), signal.SIGINT)
+        return replace(self, target)
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit) as done:
+        patch.setattr(Path, "replace", interrupted)
+        cpt.main(argv)
+    assert done.value.code == 130
+    assert half_written(old) == []
+    assert weights(old) == weights(old / "checkpoint-2") != before
+    assert ModelRecord.load(old).schedule["step"] == 2
+    assert Recommender.from_pretrained(old, device="cpu").domains == ["Books", "Tools", "Toys"]
+
+
+def test_a_run_killed_amid_the_last_renames_does_not_look_like_a_plain_model(flags, tmp_path, monkeypatch):
+    replace, moved = Path.replace, []
+
+    def killed(self, target):
+        if self.parent.name == ".final.tmp" and not self.name.startswith("."):
+            moved.append(self.name)
+            if len(moved) > 1:
+                raise OSError("killed")
+        return replace(self, target)
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="killed"):
+        patch.setattr(Path, "replace", killed)
+        cpt.main(flags("out", max_steps=1))
+    assert moved[0] == "items.parquet"
+    assert not is_plain(str(tmp_path / "out"), None)
+    assert not (tmp_path / "out" / "cprec.json").exists()
+
+
+@pytest.mark.filterwarnings("ignore:It seems that you are about to commit a data file")
+def test_stages_read_the_hub_at_one_commit_and_record_it(flags, corpus, base_model, hub_machine, tmp_path):
+    """A model and a corpus of the Hub, then an adapter of the Hub: merged before it is trained on."""
+    model, model_commit = hub_machine.push(base_model, "model")
+    data, data_commit = hub_machine.push(corpus, "corpus", "dataset")
+    lora = sft.main(flags("lora", use_peft="true", lora_r=2, max_steps=2))
+    adapter, adapter_commit = hub_machine.push(lora, "adapter")
+    runs = [
+        ("cpt", flags("cpt", corpus=data, model_name_or_path=model, max_steps=1)),
+        ("sft", flags("tuned", corpus=data, model_name_or_path=adapter, max_steps=1)),
+        ("sft", flags("twice", corpus=data, model_name_or_path=model, use_peft="true", lora_r=2, max_steps=1)),
+    ]
+    hub_machine.run(
+        """
+        import json, sys
+        from importlib import import_module
+        for stage, argv in json.loads(sys.argv[1]):
+            import_module(f"cprec_hf.training.{stage}").main(argv)
+        print("null")
+        """,
+        json.dumps(runs),
+    )
+    trunk, tuned = (ModelRecord.load(tmp_path / name) for name in ("cpt", "tuned"))
+    for record in (trunk, tuned):
+        assert (record.corpus, record.corpus_revision) == (data, data_commit)
+    assert (trunk.base, trunk.base_revision, trunk.parents) == (model, model_commit, [f"{model}@{model_commit}"])
+    assert (tuned.base, tuned.base_revision) == (adapter, adapter_commit)
+    assert tuned.parents == [str(base_model), f"{adapter}@{adapter_commit}"]
+    here = sft.main(flags("here", model_name_or_path=lora, max_steps=1))
+    assert weights(tmp_path / "tuned") == weights(here)
+    assert not (tmp_path / "tuned" / "adapter_config.json").exists()
+    config = json.loads((tmp_path / "twice" / "adapter_config.json").read_text())
+    assert (config["base_model_name_or_path"], config["revision"]) == (model, model_commit)

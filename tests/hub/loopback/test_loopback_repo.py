@@ -1,54 +1,13 @@
-"""The loopback Hub's disk: a server killed at any moment has each commit whole or not at all."""
+"""One repo of the loopback Hub: contents by hash, git's own hashes, paths and names a repo can hold."""
 
-import os
-import random
-import signal
 import subprocess
-import sys
-import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from cprec_hf.hub.loopback_repo import HubError, Operation, check_path
 from cprec_hf.hub.loopback_store import Store
-
-ROOT = Path(__file__).parents[2]
-PUSHING = """
-import sys
-from huggingface_hub import CommitOperationAdd, HfApi
-from cprec_hf.hub.loopback import LoopbackHub
-
-with LoopbackHub(sys.argv[1], {"ada": "t"}) as hub:
-    api = HfApi(endpoint=hub.url, token="t")
-    api.create_repo("ada/r", exist_ok=True)
-    for i in range(10_000):
-        both = [CommitOperationAdd(f"{name}.{kind}", b"%d" % i) for name in "ab" for kind in ("txt", "safetensors")]
-        api.create_commit("ada/r", both, commit_message=str(i))
-        print(i, flush=True)
-"""
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_a_kill_leaves_whole_commits(tmp_path: Path, seed: int) -> None:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_DISABLE_XET": "1"}
-    server = subprocess.Popen([sys.executable, "-c", PUSHING, tmp_path], env=environment, stdout=subprocess.PIPE)
-    assert server.stdout is not None
-    for _ in range(random.Random(seed).randint(1, 5)):
-        assert server.stdout.readline()
-    time.sleep(random.Random(seed).random() / 50)
-    server.send_signal(signal.SIGKILL)
-    answered = [int(line) for line in server.communicate()[0].split()]
-    repo = Store(tmp_path).repo("models", "ada/r")
-    assert repo is not None
-    head = repo.commit("main")
-    contents = {repo.object_path(e.sha256).read_bytes() for p, e in head.tree.items() if p != ".gitattributes"}
-    assert contents == {head.title.encode()} and len(head.tree) == 5
-    assert int(head.title) >= max(answered, default=0)  # what was answered is there
-    assert [c.title for c in repo.history("main")] == [
-        *(str(i) for i in range(int(head.title), -1, -1)),
-        "initial commit",
-    ]
 
 
 def test_contents_are_stored_once(tmp_path: Path) -> None:
@@ -81,3 +40,37 @@ def test_paths_a_repo_cannot_hold(path: str) -> None:
     with pytest.raises(HubError):
         check_path(path)
     assert check_path("a b/.gitignore") == "a b/.gitignore"
+
+
+@pytest.mark.parametrize(
+    "name", ["", "a b", "a//b", "/a", "a/", "../a", "refs/pr/1", "refs/heads/x", "0" * 40, "a" * 251]
+)
+def test_names_a_branch_cannot_have(tmp_path: Path, name: str) -> None:
+    repo = Store(tmp_path).create("models", "ada/r", visibility="public")
+    with pytest.raises(HubError, match=r"Invalid reference name|not a path") as raised:
+        repo.set_ref("branches", name, repo.resolve("main"))
+    assert raised.value.status == 400 and set(repo.refs()["branches"]) == {"main"}
+
+
+def test_a_repo_deleted_during_an_upload_does_not_come_back(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    repo = store.create("models", "ada/r", visibility="public")
+
+    def chunks() -> Iterator[bytes]:
+        yield b"first"
+        store.delete(repo)
+        yield b"second"
+
+    with pytest.raises(HubError, match="Repository not found"):
+        repo.put_object(chunks())
+    with pytest.raises(HubError, match="Repository not found"):
+        repo.add_commit("main", [], title="t", message="", author="ada")
+    assert not repo.folder.exists() and store.create("models", "ada/r", visibility="public").refs()
+
+
+def test_no_more_is_taken_than_was_announced(tmp_path: Path) -> None:
+    repo = Store(tmp_path).create("models", "ada/r", visibility="public")
+    with pytest.raises(HubError, match="larger than the 3 bytes") as raised:
+        repo.put_object(iter([b"ab", b"cd"]), max_bytes=3)
+    assert raised.value.status == 413
+    assert len(repo.put_object(iter([b"ab", b"c"]), max_bytes=3)) == 64

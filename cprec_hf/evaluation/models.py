@@ -1,0 +1,82 @@
+"""Models as methods of an evaluation: checked before any scoring, opened when their turn comes.
+
+A folder or repo with a record and items is one of ours, and ranks as it was trained to. One with neither is a plain
+language model: it ranks zero-shot, with the template, the sizes and the items of the corpus.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from cprec_hf.corpus.record import FILENAME, ModelRecord
+from cprec_hf.errors import InputError
+from cprec_hf.evaluation.config import EvaluateConfig, MethodConfig
+from cprec_hf.evaluation.rows import Rows
+from cprec_hf.hub.files import local_path
+
+
+def check_model(method: MethodConfig, config: EvaluateConfig, wanted: pa.Array) -> None:
+    """Check that a model is there, whole, and knows the items it will rank; of a repo, this downloads it.
+
+    Args:
+        method: of kind model.
+        config: the evaluation.
+        wanted: ids of the domain's items in histories and candidates, string [n].
+
+    Raises:
+        InputError: it is not; the message names the method.
+    """
+    from cprec_hf.ranking.catalogue import ITEMS_FILE, read_items
+    from cprec_hf.ranking.loading import check_weights
+
+    assert method.model is not None
+    try:
+        if not is_plain(method.model, method.revision):
+            ModelRecord.load(method.model, method.revision)
+            items = read_items(local_path(method.model, ITEMS_FILE, method.revision))
+            ids = items.filter(pc.equal(items["domain"], config.domain))["item_id"].combine_chunks()
+            unknown = wanted.filter(pc.invert(pc.is_in(wanted, value_set=ids.cast(wanted.type))))
+            if len(unknown):
+                raise InputError(
+                    f"{method.model} lacks {len(unknown):,} of the {len(wanted):,} items of {config.domain!r} that are "
+                    f"ranked, {unknown[0].as_py()!r} first; it was made with another corpus than {config.corpus}"
+                )
+        check_weights(method.model, method.revision)
+    except InputError as error:
+        raise InputError(f"method {method.name!r}: {error}") from None
+
+
+def score_model(method: MethodConfig, config: EvaluateConfig, rows: Rows) -> tuple[np.ndarray, dict[str, Any]]:
+    """Scores [rows, candidates] of a model, and its record.
+
+    Raises:
+        InputError: it cannot be loaded, or cannot rank these rows.
+    """
+    from cprec_hf.ranking.recommender import Recommender
+
+    assert method.model is not None
+    if is_plain(method.model, method.revision):
+        recommender = Recommender.zero_shot(method.model, config.corpus, method.revision, config.corpus_revision)
+    else:
+        recommender = Recommender.from_pretrained(method.model, revision=method.revision)
+    histories, candidates = rows.table["history"].to_pylist(), rows.table["candidates"].to_pylist()
+    scores = recommender.rank(histories, candidates, domain=config.domain, score=method.score)
+    return scores, {"record": asdict(recommender.record)}
+
+
+def is_plain(model: str, revision: str | None) -> bool:
+    """Whether a folder or repo has neither the record nor the items of a model of ours. Raises nothing."""
+    from cprec_hf.ranking.catalogue import ITEMS_FILE
+
+    for name in (FILENAME, ITEMS_FILE):
+        try:
+            local_path(model, name, revision)
+        except InputError:
+            continue
+        return False
+    return True

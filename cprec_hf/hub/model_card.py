@@ -1,0 +1,116 @@
+"""The card of a model: what it does with code that runs, how it was made, how good it is, what it is not for."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from cprec_hf.hub.card_parts import is_repo_id, licence_metadata, literal, place, put_together, repo_of
+from cprec_hf.hub.eval_results import model_index, results_table
+from cprec_hf.hub.markdown import Safe, code_span, escape, render, table
+
+# What recorded keys are called on the card; any other is shown with blanks for underscores.
+_WORDS = {
+    "type": "schedule",
+    "learning_rate": "peak learning rate",
+    "min_lr_ratio": "last learning rate, as a share of the peak",
+    "step": "step of this model",
+    "tokens_per_step": "tokens a step",
+    "last_loss": "last training loss, nats a token",
+}
+_STAGES = {
+    "base": "base (the words of the items, no behaviour)",
+    "cpt": "cpt (continual pre-training, not yet annealed)",
+    "anneal": "anneal (continual pre-training, finished)",
+    "sft": "sft (supervised fine-tuning on one domain)",
+}
+
+
+def render_model_card(facts: Mapping[str, Any]) -> str:
+    """The README.md of a model.
+
+    Args:
+        facts: `record` (the keys of `cprec.json`) and `model_name`; where known `repo_id`, `branch` (of that repo),
+            `training` (name -> value, shown as a table), `results` (rows of `eval_results.results_of`, or any of
+            `metric`, `value`, `low`, `high`, `n` and what else tells them apart), `adapter` (true for a LoRA adapter),
+            `hardware` (in words), `schedule_picture` (a file of the repo, see `curves.draw_learning_rate`), `licence`
+            (in words or as an identifier) and `free` (see `card_parts.free_section`).
+    """
+    record, results = facts["record"], list(facts.get("results") or [])
+    schedule, training, adapter = _pairs(record["schedule"]), _pairs(facts.get("training") or {}), facts.get("adapter")
+    repo_id, domain, licence = facts.get("repo_id"), record["domain"], facts.get("licence")
+    base, branch = repo_of(record["base"]), facts.get("branch") or "main"
+    index = model_index(facts)
+    body = render(
+        "model_cards",
+        "model.md.jinja",
+        {
+            "name": facts["model_name"],
+            "record": record,
+            "stage": _STAGES.get(record["stage"], record["stage"]),
+            "adapter": bool(adapter),
+            "shows_candidates": record.get("candidate_list_in_prompt", False),
+            "where": literal(repo_id if is_repo_id(repo_id) else "path/to/this/folder"),
+            "branch": literal(branch) if branch != "main" else None,
+            "domain": literal(domain) if domain else Safe("recommender.domains[0]"),
+            "score": _score(results),
+            "base": place(record["base"]),
+            "corpus": place(record["corpus"]),
+            "parents": [place(parent) for parent in record["parents"]],
+            "schedule": table(["learning rate", ""], schedule) if schedule else "",
+            "picture": Safe(facts["schedule_picture"]) if _is_picture(facts.get("schedule_picture")) else None,
+            "training": table(["training", ""], training) if training else "",
+            "hardware": facts.get("hardware"),
+            "scored": any(row.get("score") for row in results),
+            "results": results_table(results) if results else "",
+            "chance": next(
+                ((row["candidates"], 1 / row["candidates"]) for row in results if row.get("candidates")), None
+            ),
+            "evaluated_on": _evaluated_on(results),
+            "licence": licence,
+        },
+    )
+    metadata = {
+        "library_name": "peft" if adapter else "transformers",
+        "pipeline_tag": "text-generation",
+        **(licence_metadata(licence) if licence else {}),
+        "tags": ["cprec", "recommendation", "sequential-recommendation", record["stage"]],
+        **({"base_model": base} if base else {}),
+        **({"datasets": [record["corpus"]]} if is_repo_id(record["corpus"]) else {}),
+        **({"model-index": index} if index else {}),
+    }
+    return put_together(metadata, body, str(facts.get("free") or ""))
+
+
+def _pairs(values: Mapping[str, Any]) -> list[list[Any]]:
+    """Rows of what is known; values of a mapping inside, such as the order of the data, each on its own."""
+    rows: list[list[Any]] = []
+    for key, value in values.items():
+        name = _WORDS.get(key, key.replace("_", " "))
+        if isinstance(value, Mapping):
+            rows += [[f"{name}: {inner}", shown] for inner, shown in _pairs(value)]
+        elif isinstance(value, list | tuple):
+            rows.append([name, ", ".join(place(str(item)) for item in value)])
+        elif value is not None:
+            rows.append([name, place(value) if isinstance(value, str) else value])
+    return rows
+
+
+def _score(results: list[Mapping[str, Any]]) -> str:
+    """The argument of the example where the results were reached with a score that is not the default."""
+    score = next((row["score"] for row in results if row.get("score")), "sum")
+    return Safe(f', score="{score}"') if score in ("mean", "pmi") else ""
+
+
+def _evaluated_on(results: list[Mapping[str, Any]]) -> str:
+    """The corpora of the results, with their commits."""
+    found = {(row["dataset"], row.get("revision")): None for row in results if is_repo_id(row.get("dataset"))}
+    return Safe(
+        ", ".join(escape(name) + (f" at commit {code_span(revision)}" if revision else "") for name, revision in found)
+    )
+
+
+def _is_picture(name: Any) -> bool:
+    """A plain name that a Markdown link holds as it is."""
+    return isinstance(name, str) and bool(re.fullmatch(r"[\w.-]+\.png", name, re.ASCII))

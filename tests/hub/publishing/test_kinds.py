@@ -1,0 +1,134 @@
+"""What is pushed and what never is, kind by kind; what cannot be pushed is said before anything is sent."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from cprec_hf.errors import InputError
+from cprec_hf.hub import kinds
+from cprec_hf.hub.contents import files_to_push
+
+from .folders import adapter, corpus, dump, metric, model, results, trunk
+
+
+def write(folder: Path, *names: str) -> Path:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("x")
+    return folder
+
+
+def test_arguments_secrets_leftovers_and_pickles_stay(tmp_path: Path) -> None:
+    goes = ("config.json", "eval_results/a.yaml", "model.safetensors")
+    stays = ("training_args.bin", ".env", "checkpoint-7/model.safetensors", ".cache/x", "x.tmp", "user.key",
+             "optimizer.pt", "rng_state.pth", ".cprec-hub.json")  # fmt: skip
+    assert [*files_to_push(write(tmp_path / "m", *goes, *stays))] == sorted(goes)
+
+
+def test_what_cannot_be_pushed_is_said(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no such folder"):
+        files_to_push(tmp_path / "none")
+    with pytest.raises(InputError, match="nothing in this folder"):
+        files_to_push(write(tmp_path / "a", "training_args.bin"))
+    with pytest.raises(InputError, match="save them as safetensors"):
+        files_to_push(write(tmp_path / "b", "config.json", "pytorch_model.bin"))
+
+
+class Evil:
+    def __reduce__(self):
+        return print, ("ran",)
+
+
+def test_a_resume_state_that_runs_code_is_refused(tmp_path: Path) -> None:
+    folder = trunk(tmp_path / "run")
+    assert "rng_state.pth" in kinds.plan_trunk(folder, "ada/it").files
+    torch.save({"state": Evil()}, folder / "optimizer.pt")
+    with pytest.raises(InputError, match=r"optimizer\.pt would run builtins\.print"):
+        kinds.plan_trunk(folder, "ada/it")
+
+
+def test_a_trunk_is_in_its_stable_phase(tmp_path: Path) -> None:
+    schedule = {"type": "wsa", "step": 9, "warmup_steps": 1, "stable_steps": 3, "anneal_steps": 5}
+    with pytest.raises(InputError, match="not in the stable phase"):
+        kinds.plan_trunk(trunk(tmp_path / "run", schedule=schedule), "ada/it")
+    with pytest.raises(InputError, match=r"no trainer_state\.json here"):
+        kinds.plan_trunk(model(tmp_path / "model"), "ada/it")
+
+
+def test_a_source_that_may_not_be_published_goes_to_private_repos_only(tmp_path: Path) -> None:
+    about = {"name": "shop", "licence": "none", "citation": "", "order": "time", "redistributable": False}
+    closed = {
+        "corpus": lambda private: kinds.plan_corpus(corpus(tmp_path / "c", about=about), "a/b", private=private),
+        "model": lambda private: kinds.plan_model(
+            model(tmp_path / "m", corpus_redistributable=False), "a/b", private=private
+        ),
+        "results": lambda private: kinds.plan_results(
+            results(tmp_path / "r", redistributable=False), "a/b", private=private
+        ),
+    }
+    for plan in closed.values():
+        assert plan(True).private
+        with pytest.raises(InputError, match="private"):
+            plan(False)
+    assert not kinds.plan_corpus(corpus(tmp_path / "open"), "a/b", private=False).private
+
+
+def test_a_corpus_that_leaks_is_not_published(tmp_path: Path) -> None:
+    audit = [{"check": "no held-out event", "passed": False, "n": 5, "detail": "3"}]
+    with pytest.raises(InputError, match=r"did not pass .no held-out event"):
+        kinds.plan_corpus(corpus(tmp_path / "c", audit=audit), "a/b")
+
+
+def test_no_path_of_this_machine_leaves(tmp_path: Path) -> None:
+    plans = [
+        kinds.plan_corpus(corpus(tmp_path / "c", tokenizer="/home/someone/weights/tok"), "a/b"),
+        kinds.plan_model(model(tmp_path / "m", corpus="/home/someone/c", base="/home/someone/b"), "a/b"),
+        kinds.plan_results(results(tmp_path / "r"), "a/b"),
+    ]
+    for plan in plans:
+        assert plan.card is not None
+        texts = [plan.card("a/b", "").encode()]
+        texts += [source if isinstance(source, bytes) else source.read_bytes() for source in plan.files.values()]
+        assert not [text for text in texts if b"someone" in text]
+
+
+def test_results_stand_in_the_card_the_index_and_the_eval_results(tmp_path: Path) -> None:
+    folder = model(tmp_path / "m")
+    plan = kinds.plan_recommender(folder, "a/b", results=results(tmp_path / "r", str(folder)))
+    assert plan.card is not None and "0.3 to 0.5" in plan.card("a/b", "") and "model-index" in plan.card("a/b", "")
+    assert [name for name in plan.files if name.startswith(".eval_results/")]
+    assert plan.files["learning_rate.png"][:4] == b"\x89PNG"
+    with pytest.raises(InputError, match="not among the models that were ranked"):
+        kinds.plan_model(folder, "a/b", results=results(tmp_path / "other"))
+
+
+def test_an_adapter_names_a_base_on_the_hub(tmp_path: Path) -> None:
+    folder = adapter(tmp_path / "a")
+    assert kinds.plan_recommender(folder, "a/b").kind == kinds.plan_adapter(folder, "a/b").kind == "adapter"
+    dump(folder / "adapter_config.json", {"base_model_name_or_path": str(model(tmp_path / "base"))})
+    with pytest.raises(InputError, match="push that model first"):
+        kinds.plan_adapter(folder, "a/b")
+    with pytest.raises(InputError, match="holds no adapter"):
+        kinds.plan_adapter(model(tmp_path / "m"), "a/b")
+
+
+def test_a_metric_is_named_as_its_script(tmp_path: Path) -> None:
+    assert [*kinds.plan_metric(metric(tmp_path / "it"), "a/it").files] == [
+        "README.md", "app.py", "it.py", "requirements.txt"
+    ]  # fmt: skip
+    with pytest.raises(InputError, match="must be named it"):
+        kinds.plan_metric(tmp_path / "it", "a/other")
+    (tmp_path / "it" / "app.py").unlink()
+    with pytest.raises(InputError, match=r"no app\.py"):
+        kinds.plan_metric(tmp_path / "it", "a/it")
+
+
+@pytest.mark.parametrize("text", ["{", "[1]"])
+def test_a_broken_record_is_said(tmp_path: Path, text: str) -> None:
+    folder = model(tmp_path / "m")
+    (folder / "cprec.json").write_text(text)
+    with pytest.raises(InputError, match=r"cprec\.json: not"):
+        kinds.plan_model(folder, "a/b")
+    assert json.loads((model(folder) / "cprec.json").read_text())["stage"] == "sft"

@@ -1,0 +1,88 @@
+"""A key that a stage would not act on is refused, with the reason; the value that says what is done anyway is not."""
+
+import dataclasses
+
+import pytest
+import trl
+
+from cprec_hf.errors import InputError
+from cprec_hf.training import refused
+from cprec_hf.training.arguments import AnnealArguments, BaseArguments, CptArguments, SftArguments, parse_stage
+
+ALONE = {
+    "base": BaseArguments,
+    "cpt": CptArguments,
+    "anneal": AnnealArguments,
+    "sft": SftArguments,
+}
+
+
+def parse(stage, tmp_path, **keys):
+    own = {"init_from": "trunk", "anneal_steps": 2} if stage == "anneal" else {}
+    flags = {"corpus": "c", "output_dir": tmp_path / "o"} | own | keys
+    return parse_stage(stage, ALONE[stage], [part for k, v in flags.items() for part in (f"--{k}", str(v))])
+
+
+@pytest.mark.parametrize("stage", ALONE)
+@pytest.mark.parametrize(
+    ("keys", "why"),
+    [
+        ({"trust_remote_code": "true"}, "`trust_remote_code` has no place in .*no code of a repo is run"),
+        ({"label_smoothing_factor": 0.1}, "`label_smoothing_factor` has no place"),
+        ({"loss_type": "dft"}, "`loss_type` .*mean negative log-likelihood"),
+        ({"packing_strategy": "bfd"}, "`packing_strategy`"),
+        ({"padding_free": "true"}, "`padding_free`"),
+        ({"train_sampling_strategy": "group_by_length"}, "rows come in an order of their own"),
+        ({"auto_find_batch_size": "true"}, "rows come in an order of their own"),
+        ({"shuffle_dataset": "true"}, "rows come in an order of their own"),
+        ({"ignore_data_skip": "true"}, "rows come in an order of their own"),
+        ({"assistant_only_loss": "true"}, "no row is a conversation"),
+        ({"use_liger_kernel": "true"}, "wherever there is a GPU"),
+        ({"load_in_4bit": "true"}, "not supported"),
+        ({"push_to_hub": "true"}, "it would publish unfinished runs"),
+        ({"truncation_mode": "keep_end"}, "none is cut"),
+    ],
+)
+def test_keys_that_no_stage_acts_on(stage, keys, why, tmp_path):
+    with pytest.raises(InputError, match=why) as error:
+        parse(stage, tmp_path, **keys)
+    assert str(error.value).count("the command line") == 1
+    assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize(
+    ("stage", "keys", "why"),
+    [
+        ("base", {"eval_strategy": "steps", "eval_steps": 2}, "no validation rows"),
+        ("base", {"dtype": "bfloat16"}, "builds a new model"),
+        ("base", {"model_name_or_path": "m"}, "use `cpt`"),
+        ("anneal", {"attn_implementation": "eager"}, "as the trunk's"),
+        ("anneal", {"optim": "sgd"}, "the optimizer and its state are the trunk's"),
+        ("anneal", {"adam_beta2": 0.9}, "the optimizer and its state are the trunk's"),
+        ("anneal", {"eval_strategy": "steps", "eval_steps": 2}, "no validation rows"),
+        ("cpt", {"completion_only_loss": "true"}, "documents are no completions"),
+        ("cpt", {"lora_r": 8}, "give `use_peft: true`"),
+        ("sft", {"use_dora": "true"}, "give `use_peft: true`"),
+    ],
+)
+def test_keys_that_one_stage_does_not_act_on(stage, keys, why, tmp_path):
+    with pytest.raises(InputError, match=why):
+        parse(stage, tmp_path, **keys)
+
+
+def test_saying_what_is_done_anyway_is_no_error(tmp_path):
+    parse("cpt", tmp_path, packing_strategy="bfd_split", trust_remote_code="false", label_smoothing_factor="0")
+    parse("base", tmp_path, eval_strategy="no")
+    parse("sft", tmp_path, completion_only_loss="true", use_peft="true", lora_r=4, eval_strategy="steps", eval_steps=2)
+
+
+def test_the_tables_name_keys_of_trl_and_their_defaults():
+    """A key that TRL renames would be refused by nobody; a default that moves would refuse what nobody asked for."""
+    fields = {f.name: f for c in (trl.SFTConfig, trl.ModelConfig) for f in dataclasses.fields(c)}
+    for key, (value, _) in refused._FIXED.items():
+        assert key in fields
+        default = fields[key].default
+        assert key == "packing_strategy" or getattr(default, "value", default) == value, key
+    for keys in refused._NO_PLACE.values():
+        assert keys.keys() <= fields.keys()
+    assert set(refused._LORA) <= fields.keys()
