@@ -127,7 +127,7 @@ def _fill(remote: Remote, push: Push) -> str:
 def _said_plainly(push: Push, api: HfApi) -> Iterator[None]:
     """Turn the client's errors into one `InputError` each; their own texts, which may quote requests, stay out."""
     import httpx2
-    from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, LocalTokenNotFoundError
 
     what = f"{push.repo_type} {push.repo_id}"
     try:
@@ -143,7 +143,7 @@ def _said_plainly(push: Push, api: HfApi) -> Iterator[None]:
         }
         said = known.get(status, f"the Hub answered with status {status}; the push changed nothing, try again later")
         raise InputError(f"{what} at {api.endpoint}: {said}") from None
-    except httpx2.TransportError as error:
+    except (httpx2.TransportError, LocalEntryNotFoundError) as error:
         raise InputError(f"the Hub at {api.endpoint} cannot be reached ({type(error).__name__})") from None
     except ValueError as error:
         if "Invalid metadata in README.md" not in str(error):

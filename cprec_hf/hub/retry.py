@@ -21,12 +21,12 @@ def insist(call: Callable[[], T]) -> T:
     Many of huggingface_hub's requests are repeated by the client already; those that create, list and validate are not.
     """
     import httpx2
-    from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     for attempt, wait in enumerate(WAITS, 1):
         try:
             return call()
-        except (HfHubHTTPError, httpx2.TransportError) as error:
+        except (HfHubHTTPError, httpx2.TransportError, LocalEntryNotFoundError) as error:  # the last: of a download
             if not may_pass(error):
                 raise
             asked = _asked_for(error)
