@@ -12,7 +12,7 @@ from cprec_hf.command import run_as_command
 
 VERBS = [
     ["demo"], ["corpus"], ["corpus", "build"], ["corpus", "audit"], ["corpus", "stats"], ["corpus", "push"],
-    ["train"], ["anneal"], ["evaluate"], ["recommend"],
+    ["train"], ["anneal"], ["evaluate"], ["recommend"], ["hub"], ["hub", "serve"], ["hub", "push"], ["hub", "doctor"],
 ]  # fmt: skip
 
 
@@ -39,6 +39,10 @@ def test_without_a_verb_it_helps(capsys):
         (["anneal", "--config", "no/such.yaml"], "no recipe no/such.yaml"),
         (["evaluate", "--config", "no/such.yaml"], "no recipe no/such.yaml"),
         (["recommend", "no-such-folder/here/x"], "no-such-folder"),
+        (["hub", "push"], "say what to push"),
+        (["hub", "push", "model", "no-such-folder", "me/m"], "no cprec.json here"),
+        (["hub", "push", "model", "a", "b", "--config", "c"], "either --config or KIND FOLDER REPO"),
+        (["hub", "serve", "--user", "nobody"], "NAME:TOKEN"),
     ],
 )
 def test_bad_input_is_one_message_and_status_2(argv, message, capsys):

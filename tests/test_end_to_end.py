@@ -1,6 +1,7 @@
 """The tiny recipe, smaller still, through the command line: logs to a model that recommends in a fresh process."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -8,9 +9,11 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from huggingface_hub import HfApi
 
 from cprec_hf import cli
 from cprec_hf.demo import STEPS
+from cprec_hf.hub.loopback import LoopbackHub
 from cprec_hf.recipes import read_yaml, shipped
 
 SMALLER = {
@@ -78,6 +81,28 @@ def test_a_fresh_process_recommends(finished):
     items = pq.read_table(finished / "outputs/tiny/corpus/items/train.parquet").to_pylist()
     titles = {item["item_id"]: item["full_title"] for item in items}
     assert all(titles[found["item_id"]] == found["title"] for found in said["recommendations"])
+
+
+def test_all_of_it_goes_to_the_hub_and_comes_back(finished, tmp_path):
+    """Processes that know only the endpoint, the token and repo ids; nothing that leaves names a folder of this run."""
+    script = str(shipped("recipes") / "tiny" / "from_the_hub.py")
+    with LoopbackHub(tmp_path / "hub") as hub:
+        root = str(Path(cli.__file__).parents[1])
+        env = {**os.environ, **hub.env, "HF_HOME": str(tmp_path / "home"), "PYTHONPATH": root}
+        push = [sys.executable, "-m", "cprec_hf.cli", "hub", "push", "--config", "recipes/tiny/hub.yaml"]
+        subprocess.run(push, cwd=finished, env=env, check=True, capture_output=True)
+        load = [sys.executable, script, "local/cprec-tiny-music", "local/ranking_at_k"]
+        said = subprocess.run(load, cwd=tmp_path, env=env, check=True, capture_output=True, text=True).stdout
+        api = HfApi(endpoint=hub.url, token=hub.token)
+        sha = api.dataset_info("local/cprec-tiny-corpus").sha
+        card = api.model_info("local/cprec-tiny-music").card_data
+        branches = {branch.name for branch in api.list_repo_refs("local/cprec-tiny-cpt").branches}
+        pushed = api.snapshot_download("local/cprec-tiny-music", cache_dir=tmp_path / "cache")
+    assert f"local/cprec-tiny-corpus at {sha[:12]}" in said and "Recommended in Music" in said
+    assert branches == {"main", "trunk-step-12"} and card.datasets == ["local/cprec-tiny-corpus"]
+    assert card.base_model == "local/cprec-tiny-anneal" and card.eval_results
+    texts = [path for path in Path(pushed).rglob("*") if path.suffix in (".json", ".jsonl", ".md", ".yaml")]
+    assert len(texts) > 5 and not [path for path in texts if "outputs/tiny" in path.read_text(encoding="utf-8")]
 
 
 def test_a_second_run_refuses_to_replace_the_first(finished, monkeypatch, capsys):
