@@ -149,6 +149,7 @@ def build_from(behaviors: Behaviors, config: CorpusConfig, *, overwrite: bool = 
             "tokens": tokens,
             "titles": {"cut": catalogue.cut, "collisions": catalogue.collisions},
             "seed": config.seed,
+            "recipe": config.to_recipe(),
             "cprec_hf": cprec_hf.__version__,
         }  # fmt: skip
         _write_facts(folder, facts)
@@ -256,11 +257,18 @@ def _catalogue_table(catalogue: Catalogue, domain: str) -> pa.Table:
 def _domain_facts(
     events: pl.DataFrame, items: pl.DataFrame, roles: Mapping[str, Mapping[str, str]]
 ) -> dict[str, dict[str, Any]]:
+    lengths = events.group_by("domain", "user_id").len().group_by("domain")
+    quantiles = lengths.agg(
+        median=pl.col("len").quantile(0.5, "lower"), p90=pl.col("len").quantile(0.9, "lower"), max=pl.col("len").max()
+    )
+    per_user = {row.pop("domain"): {key: int(n) for key, n in row.items()} for row in quantiles.to_dicts()}
     active = events.group_by("domain").agg(users=pl.col("user_id").n_unique(), interactions=pl.len())
     counts = items.group_by("domain").agg(items=pl.len()).join(active, on="domain", how="left").fill_null(0)
     by_domain = {row["domain"]: row for row in counts.sort("domain").to_dicts()}
     return {
-        domain: {key: by_domain[domain][key] for key in ("users", "items", "interactions")} | dict(roles[domain])
+        domain: {key: by_domain[domain][key] for key in ("users", "items", "interactions")}
+        | {"lengths": per_user.get(domain)}
+        | dict(roles[domain])
         for domain in roles
     }
 

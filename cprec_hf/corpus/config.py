@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import Any, Literal
 
 from cprec_hf.behaviors.filters import FilterConfig
@@ -94,6 +94,18 @@ class CorpusConfig:
     """Replace user ids by a keyed hash."""
     seed: int = 0
     """Draws the candidates, the test users and the `cpt` validation users."""
+
+    def to_recipe(self) -> dict[str, Any]:
+        """What the recipe says beyond the defaults, to build the corpus again; not where it is written."""
+        recipe = {}
+        for f in fields(self):
+            if f.name == "output":
+                continue
+            value = getattr(self, f.name)
+            if value != (f.default if f.default_factory is MISSING else f.default_factory()):
+                nested = isinstance(value, TokenizerConfig | SplitConfig | FilterConfig)
+                recipe[f.name] = asdict(value) if nested else value
+        return recipe
 
     def __post_init__(self) -> None:
         """Raise `InputError` for values that can make no corpus."""

@@ -30,6 +30,7 @@ def plan_corpus(folder: str | Path, repo_id: str, *, branch: str = "main", priva
             again.
     """
     from cprec_hf.hub.cards import render_dataset_card
+    from cprec_hf.hub.dataset_card import recipe_of
 
     folder = Path(folder)
     facts = _read(folder, "cprec-corpus.json", "a corpus")
@@ -43,7 +44,7 @@ def plan_corpus(folder: str | Path, repo_id: str, *, branch: str = "main", priva
             f"{about['licence']}); push it to a private repo"
         )
     source = {key: without_path(v) if is_local(v) else v for key, v in facts["source"].items()}
-    facts = {**facts, "source": source, "tokenizer": without_path(facts["tokenizer"])}
+    facts = {**facts, "source": source, "tokenizer": without_path(facts["tokenizer"]), "recipe": recipe_of(facts)}
     return Push(
         kind="corpus",
         repo_id=repo_id,

@@ -27,6 +27,7 @@ from cprec_hf.corpus.pseudonyms import pseudonymise
 from cprec_hf.corpus.template import load_template
 from cprec_hf.corpus.write import user_shards
 from cprec_hf.errors import InputError
+from cprec_hf.recipes import from_mapping
 
 Make = Callable[..., CorpusConfig]
 
@@ -361,3 +362,16 @@ def test_too_little_to_build_from_is_said(
     with pytest.raises(InputError, match=message):
         build_corpus(make_config(tmp_path / "out", **values | {"cpt_validation_share": 0.0} | keys))
     assert sorted(tmp_path.iterdir()) == before
+
+
+def test_the_facts_hold_the_recipe_that_builds_the_corpus_again(corpus: Path, tmp_path: Path) -> None:
+    facts = load_facts(corpus)
+    recipe = from_mapping(facts["recipe"] | {"output": str(tmp_path / "again")}, CorpusConfig, "recipe")
+    assert "kind" in facts["recipe"]["source"] and "train_targets" not in facts["recipe"]  # no defaults
+    assert load_facts(build_corpus(recipe))["content_sha256"] == facts["content_sha256"]
+
+
+def test_lengths_of_histories_are_recorded(corpus: Path) -> None:
+    for domain in load_facts(corpus)["domains"].values():
+        lengths, mean = domain["lengths"], domain["interactions"] / domain["users"]
+        assert 1 <= lengths["median"] <= lengths["p90"] <= lengths["max"] and mean <= lengths["max"]
