@@ -13,7 +13,7 @@ demo: .venv/.ready ## logs -> corpus -> models -> report -> recommendations, in 
 	$(BIN)/cprec demo
 
 test: .venv/.ready ## the whole test suite
-	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/pytest -n 2 --dist worksteal
 
 check: .venv/.ready ## lint, format and types
 	$(BIN)/ruff check .

@@ -126,6 +126,7 @@ def test_accounts_add_up_with_the_files(corpus: Path) -> None:
     assert steps["test users of Music"]["rows_out"] == facts["counts"]["sft-music"]["test"]
     assert facts["domains"]["Music"] == {
         "users": 150, "items": 120, "interactions": 1200, "slug": "music", "role": "downstream",
+        "lengths": {"median": 8, "p90": 8, "max": 8},
     }  # fmt: skip
 
 

@@ -59,7 +59,7 @@ def test_pushes_need_a_token_that_may_write_there(hub: LoopbackHub, ada: HfApi, 
     assert look(wrong, tmp_path, push=entries)["token"] == (False, "refuses this token; set a valid HF_TOKEN")
 
 
-def test_a_hub_out_of_reach(tmp_path: Path) -> None:
+def test_a_hub_out_of_reach(tmp_path: Path, waits: list[float]) -> None:
     found = look(HfApi(endpoint="http://127.0.0.1:9", token="hf_x_secret"), tmp_path)
     ok, said = found["endpoint http://127.0.0.1:9"]
     assert not ok and "check HF_ENDPOINT" in said
