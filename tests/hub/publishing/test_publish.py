@@ -164,7 +164,7 @@ def test_a_killed_push_goes_on_where_it_was(hub: LoopbackHub, ada: HfApi, tmp_pa
     folder.mkdir()
     for i in range(4):
         (folder / f"{i}.safetensors").write_bytes((8).to_bytes(8, "little") + b"{}      " + bytes([i]) * 400_000)
-    hub.inject("commit", 503, 1000)
+    hub.inject("commit", 500, 1000)  # without a Retry-After, so the push waits a second
     env = {**os.environ, **hub.env, "HF_HOME": str(tmp_path / "home"), "PYTHONPATH": str(Path(__file__).parents[3])}
     process = subprocess.Popen([sys.executable, "-c", PUSHES, str(folder)], env=env, stderr=subprocess.DEVNULL)
     while not hub.seen["commit"]:
