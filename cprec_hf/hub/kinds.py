@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 from cprec_hf.errors import InputError
 from cprec_hf.hub.contents import files_to_push
@@ -20,6 +20,17 @@ from cprec_hf.hub.published import is_local, relocated_adapter, relocated_record
 from cprec_hf.hub.remote import Source
 
 _PICTURE = "learning_rate.png"
+
+
+class ModelOptions(TypedDict, total=False):
+    """What the planners of models take besides folder and repo."""
+
+    branch: str
+    """To push to; `main` if not given."""
+    private: bool
+    """Whether a new repo is private, as it is if not given."""
+    results: str | Path | None
+    """Folder of an evaluation that ranked this model; its metrics go into card, model-index and `.eval_results/`."""
 
 
 def plan_corpus(folder: str | Path, repo_id: str, *, branch: str = "main", private: bool = True) -> Push:
@@ -79,58 +90,34 @@ def plan_trunk(checkpoint: str | Path, repo_id: str, *, private: bool = True) ->
     )
 
 
-def plan_model(
-    folder: str | Path,
-    repo_id: str,
-    *,
-    branch: str = "main",
-    private: bool = True,
-    results: str | Path | None = None,
-) -> Push:
+def plan_model(folder: str | Path, repo_id: str, **options: Unpack[ModelOptions]) -> Push:
     """The model of a training stage, as a model repo.
 
     Args:
         folder: what the stage wrote.
         repo_id: `user/name`, or `name` under the token's user.
-        branch: to push to.
-        private: whether a new repo is private.
-        results: folder of an evaluation in which this model was ranked; its metrics go into the card, the model-index
-            and `.eval_results/`.
+        options: see `ModelOptions`.
 
     Raises:
         InputError: no model of ours, a public push of what was trained on a source that may not be published again, or
             results without this model.
     """
-    return _plan_model(Path(folder), repo_id, kind="model", branch=branch, private=private, results=results)
+    return _plan_model(Path(folder), repo_id, kind="model", **options)
 
 
-def plan_adapter(
-    folder: str | Path,
-    repo_id: str,
-    *,
-    branch: str = "main",
-    private: bool = True,
-    results: str | Path | None = None,
-) -> Push:
+def plan_adapter(folder: str | Path, repo_id: str, **options: Unpack[ModelOptions]) -> Push:
     """A LoRA adapter, as a model repo; its base must be on the Hub. Arguments and errors: see `plan_model`."""
     if not (Path(folder) / "adapter_config.json").is_file():
         raise InputError(f"{folder} holds no adapter; push it with the kind `model`")
-    return _plan_model(Path(folder), repo_id, kind="adapter", branch=branch, private=private, results=results)
+    return _plan_model(Path(folder), repo_id, kind="adapter", **options)
 
 
-def plan_recommender(
-    folder: str | Path,
-    repo_id: str,
-    *,
-    branch: str = "main",
-    private: bool = True,
-    results: str | Path | None = None,
-) -> Push:
+def plan_recommender(folder: str | Path, repo_id: str, **options: Unpack[ModelOptions]) -> Push:
     """A model with all that `Recommender.from_pretrained` needs, its items above all. See `plan_model`."""
     if not (Path(folder) / "items.parquet").is_file():
         raise InputError(f"{folder} has no items.parquet, so it cannot recommend; push it with the kind `model`")
     kind = "adapter" if (Path(folder) / "adapter_config.json").is_file() else "recommender"
-    return _plan_model(Path(folder), repo_id, kind=kind, branch=branch, private=private, results=results)
+    return _plan_model(Path(folder), repo_id, kind=kind, **options)
 
 
 def plan_metric(folder: str | Path, repo_id: str, *, branch: str = "main", private: bool = True) -> Push:
@@ -184,8 +171,8 @@ def _plan_model(
     repo_id: str,
     *,
     kind: str,
-    branch: str,
-    private: bool,
+    branch: str = "main",
+    private: bool = True,
     results: str | Path | None = None,
     resume_state: bool = False,
 ) -> Push:
@@ -211,8 +198,8 @@ def _plan_model(
     }
     files["cprec.json"] = _json(facts["record"])
     if results is not None:
-        report = relocated_results(_read(Path(results), "results.json", "an evaluation's report"))
-        facts["results"] = results_of(report, _method_of(folder, Path(results)))
+        report = _read(Path(results), "results.json", "an evaluation's report")
+        facts["results"] = results_of(relocated_results(report), _method_of(folder, report, results))
         files |= {name: text.encode() for name, text in eval_results_files(facts).items()}
     log = folder / "log.jsonl" if (folder / "log.jsonl").is_file() else folder.parent / "log.jsonl"
     if log.is_file():
@@ -231,13 +218,12 @@ def _plan_model(
     )
 
 
-def _method_of(folder: Path, results: Path) -> str:
+def _method_of(folder: Path, report: Mapping[str, Any], where: str | Path) -> str:
     """The name under which an evaluation ranked the model of a folder."""
-    methods = _read(results, "results.json", "an evaluation's report")["methods"]
-    for method in methods:
+    for method in report["methods"]:
         if method.get("model") and Path(method["model"]).resolve() == folder.resolve():
             return method["name"]
-    raise InputError(f"{results}: {folder} is not among the models that were ranked there")
+    raise InputError(f"{where}: {folder} is not among the models that were ranked there")
 
 
 def _read(folder: Path, name: str, what: str) -> dict[str, Any]:

@@ -101,19 +101,21 @@ class Remote:
     def text(self, name: str, commit: str) -> str:
         """A text file at a commit, "" if it has none of that name."""
         from huggingface_hub import hf_hub_download
+        from huggingface_hub.errors import RemoteEntryNotFoundError
 
-        if name not in self.tree(commit):
-            return ""
-        path = insist(
-            lambda: hf_hub_download(
-                self.repo_id,
-                name,
-                repo_type=self.repo_type,
-                revision=commit,
-                endpoint=self.api.endpoint,
-                token=self.api.token,
+        try:
+            path = insist(
+                lambda: hf_hub_download(
+                    self.repo_id,
+                    name,
+                    repo_type=self.repo_type,
+                    revision=commit,
+                    endpoint=self.api.endpoint,
+                    token=self.api.token,
+                )
             )
-        )
+        except RemoteEntryNotFoundError:
+            return ""
         return Path(path).read_text(encoding="utf-8", errors="replace")
 
     def commit(self, branch: str, head: str, files: Mapping[str, Source], message: str) -> str:
