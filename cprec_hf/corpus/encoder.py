@@ -41,12 +41,14 @@ class Encoder:
 
     Attributes:
         start: ids that the tokenizer itself puts before a document (BOS, say), int32; empty for many tokenizers.
+        description: the private copy as JSON; with equal ones, equal lines have equal ids.
 
     Raises:
         InputError: the tokenizer is not a fast one, or loses the delimiter.
     """
 
     start: np.ndarray
+    description: str
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         name = getattr(tokenizer, "name_or_path", "") or type(tokenizer).__name__
@@ -58,7 +60,8 @@ class Encoder:
             )
         description = backend.to_str()
         self.start = _start_ids(description)
-        self._backend = Tokenizer.from_str(_without_prefix(description))
+        self.description = _without_prefix(description)
+        self._backend = Tokenizer.from_str(self.description)
         self._backend.encode_special_tokens = True
         self._literal = _reachable_literals(self._backend)
         for probe in _PROBES:

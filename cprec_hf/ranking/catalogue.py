@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from cprec_hf.corpus.encoder import Encoder
 from cprec_hf.corpus.ragged import Ragged, offsets_of
 from cprec_hf.corpus.template import Template
 from cprec_hf.errors import InputError
+from cprec_hf.ranking.trie import Trie
+from cprec_hf.ranking.trie_file import catalogue_sha256, load_trie, save_trie
 
 ITEMS_FILE = "items.parquet"
 COLUMNS = ["item_id", "domain", "title", "full_title"]
@@ -50,25 +53,57 @@ class Catalogue:
         names: titles to show, uncut, string [n_items].
         code_of: the row of `codes` of each item, int64 [n_items].
         codes: each distinct title's line as token ids, delimiter included.
+        trie: of the codes, which none begins another.
+        sha256: what codes and trie were made from (`trie_file.catalogue_sha256`).
+
+    Args:
+        items: table with the columns `COLUMNS`; other domains' items are left out.
+        domain: whose items.
+        encoder: the model's.
+        template: the model's.
+        trie_file: a file of `save_trie`; used if it belongs to these items, which saves encoding their titles.
     """
 
-    def __init__(self, items: pa.Table, domain: str, encoder: Encoder, template: Template) -> None:
+    def __init__(
+        self, items: pa.Table, domain: str, encoder: Encoder, template: Template, trie_file: Path | None = None
+    ) -> None:
         self.domain = domain
         mine = items.filter(pc.equal(items["domain"], domain))
         self.ids: pa.Array = mine["item_id"].cast(pa.large_string()).combine_chunks()
         self.names: pa.Array = mine["full_title"].combine_chunks()
-        titles = mine["title"].combine_chunks().dictionary_encode()
-        lines = encoder.segments([template.line(title) for title in titles.dictionary.to_pylist()])
-        first, same = _distinct(lines)
-        self.code_of = same[np.asarray(titles.indices, dtype=np.int64)]
-        self.codes = lines.take(first)
-        self._titles: pa.Array = titles.dictionary.take(pa.array(first))
+        titles = mine["title"].cast(pa.large_string()).combine_chunks()
+        self.sha256 = catalogue_sha256(domain, self.ids, titles, encoder.description, template.version)
+        known = load_trie(trie_file, self.sha256) if trie_file else None
+        if known is None:
+            distinct = titles.dictionary_encode()
+            lines = encoder.segments([template.line(title) for title in distinct.dictionary.to_pylist()])
+            first, same = _distinct(lines)
+            self.code_of = same[np.asarray(distinct.indices, dtype=np.int64)]
+            self.codes = lines.take(first)
+            self.trie = Trie.of(self.codes)
+        else:
+            self.trie, self.code_of = known
+            self.codes = self.trie.rows()
+        self._titles: pa.Array = titles.take(pa.array(np.unique(self.code_of, return_index=True)[1]))
         opening = encoder.documents([template.header(domain), template.block([])])  # with the tokenizer's start ids
         header = encoder.segments([template.header(domain)])
         self._lines = Ragged(
             np.concatenate([opening.values, header.values, self.codes.values]),
             offsets_of(np.concatenate([opening.lengths, header.lengths, self.codes.lengths])),
         )
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def save_trie(self, path: str | Path) -> None:
+        """Write the trie for `trie_file`, whole or not at all."""
+        save_trie(path, self.trie, self.code_of, self.sha256)
+
+    @cached_property
+    def by_code(self) -> tuple[np.ndarray, np.ndarray]:
+        """Item rows by code, in the catalogue's order within each, and where each code's begin [n_codes + 1]."""
+        order = np.argsort(self.code_of, kind="stable")
+        return order, offsets_of(np.bincount(self.code_of, minlength=len(self.codes)))
 
     def rows(self, lists: Sequence[Sequence[str]], what: str) -> tuple[np.ndarray, np.ndarray]:
         """Item rows of lists of ids: flat rows int64 [n], and offsets int64 [n_lists + 1].

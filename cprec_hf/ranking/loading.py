@@ -72,16 +72,17 @@ def _weight_files(model: str | Path, commit: str | None) -> list[str]:
 
 
 def load_for_ranking(
-    model: str | Path, revision: str | None = None, device: str | None = None
+    model: str | Path, revision: str | None = None, device: str | None = None, dtype: torch.dtype | None = None
 ) -> tuple[Any, PreTrainedTokenizerBase]:
-    """A model on its device (a GPU if there is one) with its tokenizer; its weights are float32 on a CPU.
+    """A model on its device (a GPU if there is one) with its tokenizer; on a CPU in float32 unless `dtype` says else.
 
     Raises:
         InputError: as `load_model`, or the tokenizer cannot be loaded.
     """
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     tokenizer = load_tokenizer(model, revision)
-    return load_model(model, revision, dtype=torch.float32 if place.type == "cpu" else "auto").to(place), tokenizer
+    usual = torch.float32 if place.type == "cpu" else "auto"
+    return load_model(model, revision, dtype=dtype or usual).to(place), tokenizer
 
 
 def load_model(

@@ -14,10 +14,12 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from transformers import DynamicCache
 
 Method = Literal["auto", "mask", "cache", "rows"]
 
-_HEAD_VALUES = 1 << 26  # logits held at once: 256 MB in float32
+HEAD_VALUES = 1 << 26
+"""Logits held at once, 256 MB in float32."""
 
 
 def choose_method(model: Any, longest: int) -> Method:
@@ -100,13 +102,21 @@ class Reader:
 
     def batch_tokens(self, tokens: int) -> int:
         """`tokens`, or fewer where every position's logits are computed."""
-        return tokens if self._split else min(tokens, max(1, 4 * _HEAD_VALUES // self.config.vocab_size))
+        return tokens if self._split else min(tokens, max(1, 4 * HEAD_VALUES // self.config.vocab_size))
 
-    def tensor(self, array: np.ndarray) -> torch.Tensor:
-        """The array on the model's device, integers as int64."""
+    def tensor(self, array: np.ndarray | torch.Tensor) -> torch.Tensor:
+        """The array on the model's device, integers as int64; a tensor is there already."""
+        if isinstance(array, torch.Tensor):
+            return array
         return torch.from_numpy(array.astype(np.bool_ if array.dtype == np.bool_ else np.int64)).to(self._device)
 
-    def read(self, ids: np.ndarray, mask: torch.Tensor, positions: np.ndarray, cache: Any = None) -> torch.Tensor:
+    def read(
+        self,
+        ids: np.ndarray | torch.Tensor,
+        mask: torch.Tensor,
+        positions: np.ndarray | torch.Tensor,
+        cache: Any = None,
+    ) -> torch.Tensor:
         """Read a batch and forget it.
 
         Args:
@@ -120,12 +130,25 @@ class Reader:
         """
         return self._forward(ids, mask, positions, cache, use_cache=cache is not None)[0]
 
-    def read_prefixes(self, ids: np.ndarray, mask: torch.Tensor, positions: np.ndarray) -> tuple[torch.Tensor, Any]:
-        """As `read`, for what others will be read on top of: the last column's states [rows, width], and the cache."""
-        out = self._forward(ids, mask, positions, None, use_cache=True)
+    def read_prefixes(
+        self, ids: np.ndarray, mask: torch.Tensor, positions: np.ndarray, *, keep_all: bool
+    ) -> tuple[torch.Tensor, Any]:
+        """As `read`, for what others will be read on top of: the last column's states [rows, width], and the cache.
+
+        `keep_all` keeps every column in every layer, else layers keep what the model's decoding needs: a window, say.
+        """
+        cache = DynamicCache() if keep_all else None
+        out = self._forward(ids, mask, positions, cache, use_cache=True)
         return out[0][:, -1], out.past_key_values
 
-    def _forward(self, ids: np.ndarray, mask: torch.Tensor, positions: np.ndarray, cache: Any, use_cache: bool) -> Any:
+    def _forward(
+        self,
+        ids: np.ndarray | torch.Tensor,
+        mask: torch.Tensor,
+        positions: np.ndarray | torch.Tensor,
+        cache: Any,
+        use_cache: bool,
+    ) -> Any:
         inputs = {"input_ids": self.tensor(ids), "attention_mask": mask, "use_cache": use_cache}
         if self._takes_positions:
             inputs["position_ids"] = self.tensor(positions)
@@ -141,17 +164,39 @@ class Reader:
         mask = torch.zeros(allowed.shape, dtype=self._dtype, device=self._device)
         return mask.masked_fill_(~allowed, torch.finfo(self._dtype).min)[:, None]
 
+    def predict(self, states: torch.Tensor) -> torch.Tensor:
+        """Logits float32 [n, vocabulary] from states [n, width]; at most `HEAD_VALUES` of them at a time."""
+        logits: torch.Tensor = self.model.get_output_embeddings()(states) if self._split else states
+        return logits.float()
+
     def log_probs(self, states: torch.Tensor, rows: np.ndarray, tokens: np.ndarray) -> np.ndarray:
         """Log-probability of `tokens[i]` as predicted from `states[rows[i]]`, float32 [n]; `rows` never decreases."""
-        head = self.model.get_output_embeddings() if self._split else torch.nn.Identity()
-        step = max(1, _HEAD_VALUES // self.config.vocab_size)
         found = []
-        for first in range(0, len(states), step):
-            logits = head(states[first : first + step]).float()
-            begin, end = np.searchsorted(rows, [first, first + step])
-            at = self.tensor(rows[begin:end] - first)
-            found.append(logits[at, self.tensor(tokens[begin:end])] - logits.logsumexp(-1)[at])
+        for logits, at, wanted in self._logits(states, rows, tokens):
+            found.append(logits[at, wanted] - logits.logsumexp(-1)[at])
         return torch.cat(found).cpu().numpy()
+
+    def rest(self, states: torch.Tensor, rows: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+        """Log-probability of all tokens but those that `log_probs` is asked for, summed where they are predicted.
+
+        Not a remainder, whose small differences of large numbers would say nothing. float32 [states].
+        """
+        found = []
+        for logits, at, wanted in self._logits(states, rows, tokens):
+            whole = logits.logsumexp(-1)
+            logits[at, wanted] = -torch.inf
+            found.append(logits.logsumexp(-1) - whole)
+        return torch.cat(found).cpu().numpy()
+
+    def _logits(
+        self, states: torch.Tensor, rows: np.ndarray, tokens: np.ndarray
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+        """Logits float32 of some states at a time, and which of them and of their columns are asked for."""
+        step = max(1, HEAD_VALUES // self.config.vocab_size)
+        for first in range(0, len(states), step):
+            logits = self.predict(states[first : first + step])
+            begin, end = np.searchsorted(rows, [first, first + step])
+            yield logits, self.tensor(rows[begin:end] - first), self.tensor(tokens[begin:end])
 
 
 def rows_of(cache: Any, rows: torch.Tensor) -> Any:
@@ -160,3 +205,19 @@ def rows_of(cache: Any, rows: torch.Tensor) -> Any:
     chosen.layers = [copy.copy(layer) for layer in cache.layers]
     chosen.batch_select_indices(rows)
     return chosen
+
+
+def columns_of(cache: Any, rows: torch.Tensor, columns: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Keys and values by layer, each [n, heads, m, width], at `columns` [n, m] of the batch rows `rows` [n]."""
+
+    def at(states: torch.Tensor) -> torch.Tensor:
+        return states[rows[:, None], :, columns].transpose(1, 2)
+
+    return [(at(layer.keys), at(layer.values)) for layer in cache.layers]
+
+
+def beside(cache: Any, more: list[tuple[torch.Tensor, torch.Tensor]]) -> Any:
+    """`cache` (its own copy, every column kept) with more columns after its own."""
+    for layer, (keys, values) in zip(cache.layers, more, strict=True):
+        layer.keys, layer.values = torch.cat([layer.keys, keys], dim=2), torch.cat([layer.values, values], dim=2)
+    return cache

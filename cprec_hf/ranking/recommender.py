@@ -12,14 +12,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 
 from cprec_hf.corpus.encoder import Encoder
 from cprec_hf.corpus.load import corpus_commit, counts_alike, load_facts
+from cprec_hf.corpus.ragged import Ragged
 from cprec_hf.corpus.record import FILENAME, ModelRecord
 from cprec_hf.corpus.template import load_template
 from cprec_hf.errors import InputError
@@ -28,20 +30,9 @@ from cprec_hf.hub.files import local_path
 from cprec_hf.quiet import without_transformers_bars
 from cprec_hf.ranking.catalogue import COLUMNS, ITEMS_FILE, Catalogue, domains_of, read_items
 from cprec_hf.ranking.loading import load_for_ranking, locate
-from cprec_hf.ranking.reader import Reader
-from cprec_hf.ranking.scoring import score_candidates
-
-Score = Literal["sum", "mean", "pmi"]
-"""How tokens make an item's score, in nats.
-
-sum: the log-probability of the title after the history: the model's own ranking.
-mean: the same per token, so that a title is not ranked low for being long.
-pmi: how much the history raised it: `sum` less the log-probability after an empty history (and the same list of
-    candidates, if prompts show it). That takes out what makes a title likely for everybody, popularity included. Our
-    choice of calibration; whether it helps, validation must say.
-"""
-
-_PAIRS = 1 << 22  # (user, title) pairs scored at once, which bounds memory over large catalogues
+from cprec_hf.ranking.scorer import Score, Scorer
+from cprec_hf.ranking.scoring import MAX_BATCH_TOKENS
+from cprec_hf.ranking.trie_file import TRIE_FILE
 
 
 @dataclass(frozen=True)
@@ -61,9 +52,20 @@ class Recommender:
         tokenizer: its fast tokenizer.
         record: how it was trained; gives the template, the history length and the default domain.
         items: table with the columns item_id, domain, title (cleaned and cut) and full_title.
+        trie_file: the catalogue's trie, saved beside the model; made anew where there is none that belongs to `items`.
+        max_batch_tokens: tokens held by one forward pass, cached ones included; bounds memory.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, record: ModelRecord, items: pa.Table) -> None:
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        record: ModelRecord,
+        items: pa.Table,
+        *,
+        trie_file: Path | None = None,
+        max_batch_tokens: int = MAX_BATCH_TOKENS,
+    ) -> None:
         missing = [column for column in COLUMNS if column not in items.column_names]
         if missing:
             raise InputError(f"items: no column {missing[0]!r}; a catalogue has {', '.join(COLUMNS)}")
@@ -71,11 +73,18 @@ class Recommender:
         self.items = items.select(COLUMNS)
         self._encoder = Encoder(tokenizer)
         self._template = load_template(record.template_version)
+        self.max_batch_tokens = max_batch_tokens
+        self._trie_file = trie_file
         self._catalogues: dict[str, Catalogue] = {}
 
     @classmethod
     def from_pretrained(
-        cls, repo_or_path: str | Path, revision: str | None = None, device: str | None = None
+        cls,
+        repo_or_path: str | Path,
+        revision: str | None = None,
+        device: str | None = None,
+        dtype: torch.dtype | None = None,
+        max_batch_tokens: int = MAX_BATCH_TOKENS,
     ) -> Recommender:
         """Load a recommender from a local folder or the Hub; full models and LoRA adapters alike.
 
@@ -84,7 +93,9 @@ class Recommender:
         Args:
             repo_or_path: a folder that a training stage wrote, or a repo id.
             revision: branch, tag or commit of the repo.
-            device: "cpu", "cuda", ...; by default a GPU if there is one. Weights are float32 on a CPU.
+            device: "cpu", "cuda", ...; by default a GPU if there is one.
+            dtype: of the weights; by default float32 on a CPU, as they were saved elsewhere.
+            max_batch_tokens: tokens held by one forward pass, cached ones included; bounds memory.
 
         Raises:
             InputError: no such folder or repo; or it lacks the record, the items, or safetensors weights.
@@ -94,7 +105,12 @@ class Recommender:
         is_local = Path(repo_or_path).expanduser().is_dir()
         commit = None if is_local else folder.name  # the rest is read at the same commit
         items = read_items(local_path(repo_or_path, ITEMS_FILE, commit))
-        return cls(*load_for_ranking(folder if is_local else repo_or_path, commit, device), record, items)
+        try:
+            trie_file = local_path(repo_or_path, TRIE_FILE, commit)
+        except InputError:  # older releases wrote none
+            trie_file = None
+        model, tokenizer = load_for_ranking(folder if is_local else repo_or_path, commit, device, dtype)
+        return cls(model, tokenizer, record, items, trie_file=trie_file, max_batch_tokens=max_batch_tokens)
 
     @classmethod
     def zero_shot(
@@ -139,7 +155,7 @@ class Recommender:
         return cls(model, tokenizer, record, items)
 
     def save_pretrained(self, folder: str | Path) -> Path:
-        """Write everything `from_pretrained` reads: safetensors, tokenizer, record and items; whole or not at all.
+        """Write everything `from_pretrained` reads, whole or not at all: safetensors, tokenizer, record, items, trie.
 
         Raises:
             InputError: the folder exists and is not empty.
@@ -149,6 +165,8 @@ class Recommender:
             self.tokenizer.save_pretrained(temporary)
             self.record.save(temporary)
             pq.write_table(self.items, temporary / ITEMS_FILE)
+            if self.record.domain:
+                self._catalogue(None).save_trie(temporary / TRIE_FILE)
             use_default_modes(temporary)
         return Path(folder)
 
@@ -194,7 +212,7 @@ class Recommender:
         if len(uneven):
             raise InputError(f"candidates[0] has {sizes[0]} items but candidates[{uneven[0]}] {sizes[uneven[0]]}")
         codes = catalogue.code_of[wanted].reshape(len(sizes), sizes[0] if len(sizes) else 0)
-        return self._score(catalogue, rows, offsets, codes, score)
+        return self._scorer(catalogue).candidates(Ragged(rows, offsets), codes, score)
 
     def recommend(
         self,
@@ -204,7 +222,9 @@ class Recommender:
         exclude_history: bool = True,
         score: Score = "sum",
     ) -> list[list[Recommendation]]:
-        """The `k` best items of the whole catalogue for each user, exactly: every item is scored.
+        """The `k` best items of the whole catalogue for each user, exactly.
+
+        By `sum` they are searched for, and every item is scored only where the search cannot prove its result.
 
         Args:
             histories: item ids, oldest first, a list a user; see `rank`.
@@ -228,62 +248,18 @@ class Recommender:
                 "(candidate_list_in_prompt), so it cannot recommend from a whole catalogue; use `rank`"
             )
         catalogue = self._catalogue(domain)
-        rows, offsets = catalogue.rows(histories, "histories")
-        block = max(1, _PAIRS // len(catalogue.codes))
-        found: list[list[Recommendation]] = []
-        for begin in range(0, len(offsets) - 1, block):
-            bounds = offsets[begin : begin + block + 1]
-            mine, bounds = rows[bounds[0] : bounds[-1]], bounds - bounds[0]
-            n_users = len(bounds) - 1
-            codes = np.broadcast_to(np.arange(len(catalogue.codes)), (n_users, len(catalogue.codes)))
-            scores = self._score(catalogue, mine, bounds, codes, score)[:, catalogue.code_of]
-            if exclude_history:
-                scores[np.repeat(np.arange(n_users), np.diff(bounds)), mine] = -np.inf
-            best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
-            found += [self._listed(catalogue, items, scores[user]) for user, items in enumerate(best)]
-        return found
+        past = Ragged(*catalogue.rows(histories, "histories"))
+        nothing = Ragged(past.values[:0], np.zeros_like(past.offsets))
+        items, scores = self._scorer(catalogue).best(past, k, past if exclude_history else nothing, score)
+        return [_listed(catalogue, *row) for row in zip(items, scores, strict=True)]
 
     def titles(self, items: Sequence[str], domain: str | None = None) -> list[str]:
         """The full titles of these items, in their order. Raises `InputError` for an unknown item or domain."""
         catalogue = self._catalogue(domain)
         return catalogue.names.take(catalogue.rows([items], "items")[0]).to_pylist()
 
-    def _score(
-        self, catalogue: Catalogue, rows: np.ndarray, offsets: np.ndarray, codes: np.ndarray, score: Score
-    ) -> np.ndarray:
-        """Scores of the titles `codes` [users, n] after the histories `rows`, `offsets`; float32 [users, n]."""
-        if score not in ("sum", "mean", "pmi"):
-            raise InputError(f"score is {score!r}; choose sum, mean or pmi")
-        if not codes.size:
-            return np.empty(codes.shape, dtype=np.float32)
-        openings = catalogue.openings(len(codes), codes if self.record.candidate_list_in_prompt else None)
-        context, window = Reader(self.model).context, self.record.window_tokens
-        # A candidate's last token is predicted and never read, so it needs no position.
-        limit = min(np.iinfo(np.int32).max if context is None else context + 1, window or np.iinfo(np.int32).max)
-        catalogue.check_fits(openings, codes, limit)
-        lengths = catalogue.codes.lengths[codes]
-        room = limit - lengths.max(axis=1)
-        prompts = catalogue.prompts(openings, rows, offsets, self.record.history_length, room)
-        n_codes = len(catalogue.codes)
-        pairs, place = np.unique(np.arange(len(codes))[:, None] * n_codes + codes, return_inverse=True)
-        # Each title once a user: what shares a title has the same score to the last bit, so metrics see the tie.
-        scores = score_candidates(self.model, prompts, catalogue.codes, pairs // n_codes, which=pairs % n_codes)
-        scores = scores[place].reshape(codes.shape)
-        if score == "mean":
-            return (scores / lengths).astype(np.float32)
-        if score == "pmi":
-            same, user = np.unique(openings, axis=0, return_inverse=True)  # one, but for lists of candidates
-            empty = np.zeros(len(same) + 1, dtype=np.int64)
-            prompts = catalogue.prompts(same, rows[:0], empty, 0, np.full(len(same), limit))
-            pairs, place = np.unique(user.reshape(-1, 1) * n_codes + codes, return_inverse=True)
-            prior = score_candidates(self.model, prompts, catalogue.codes, pairs // n_codes, which=pairs % n_codes)
-            return scores - prior[place].reshape(codes.shape)
-        return scores
-
-    def _listed(self, catalogue: Catalogue, items: np.ndarray, scores: np.ndarray) -> list[Recommendation]:
-        items = items[np.isfinite(scores[items])]
-        columns = catalogue.ids.take(items).to_pylist(), catalogue.names.take(items).to_pylist(), scores[items].tolist()
-        return [Recommendation(*row) for row in zip(*columns, strict=True)]
+    def _scorer(self, catalogue: Catalogue) -> Scorer:
+        return Scorer(self.model, catalogue, self.record, self.max_batch_tokens)
 
     def _catalogue(self, domain: str | None) -> Catalogue:
         known = self.domains
@@ -293,5 +269,12 @@ class Recommender:
         if domain not in known:
             raise InputError(f"no items of domain {domain!r}; the model's catalogue has {', '.join(known)}")
         if domain not in self._catalogues:
-            self._catalogues[domain] = Catalogue(self.items, domain, self._encoder, self._template)
+            trie_file = self._trie_file if domain == self.record.domain else None
+            self._catalogues[domain] = Catalogue(self.items, domain, self._encoder, self._template, trie_file)
         return self._catalogues[domain]
+
+
+def _listed(catalogue: Catalogue, items: np.ndarray, scores: np.ndarray) -> list[Recommendation]:
+    items, scores = items[items >= 0], scores[items >= 0]
+    columns = catalogue.ids.take(items).to_pylist(), catalogue.names.take(items).to_pylist(), scores.tolist()
+    return [Recommendation(*row) for row in zip(*columns, strict=True)]

@@ -1,14 +1,15 @@
-"""How likely is each candidate after a history: exact log-probabilities, each history read once for all its candidates.
+"""How likely is each candidate after a history: exact log-probabilities, no token read twice that could be shared.
 
-Every candidate of a user follows the same prefix. So the prefixes of a batch of users are read once, into cached keys
-and values, and the candidates are read on top of them. Three methods give the same numbers:
+Every candidate of a user follows the same prefix, and many begin alike. So the prefixes of a batch of users are read
+once, into cached keys and values, and on top of them each user's tree of candidates (`forest`), in which what several
+candidates begin with stands once. Three methods give the same numbers:
 
-    mask    many candidates of a user side by side in one row, kept apart by a block mask. The fastest; right only where
-            every token may see its whole past and positions are rotary (`reader.choose_method`).
-    cache   one candidate a row, each row with its copy of the prefix's keys and values. Right for sliding windows,
-            position tables and the bias buffers of older models.
+    mask    the tree side by side in one row, branches kept apart by a block mask. The fastest; right only where every
+            token may see its whole past and positions are rotary (`reader.choose_method`).
+    cache   one branch a row, each row with its copy of the keys and values so far. Right for sliding windows, position
+            tables and the bias buffers of older models.
     rows    one candidate a row after its whole prefix, nothing shared. Right for any causal model, recurrent ones
-            included; the other two are measured against it in `benchmarks/shared_prefix.py`.
+            included; the other two are measured against it in `benchmarks/rank_candidates.py`.
 
 A candidate's last token is predicted but never read, and the vocabulary head runs only on positions that predict.
 """
@@ -16,31 +17,32 @@ A candidate's last token is predicted but never read, and the vocabulary head ru
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from tqdm import tqdm
 
 from cprec_hf.corpus.ragged import Ragged
 from cprec_hf.errors import InputError
-from cprec_hf.ranking.reader import Method, Reader, choose_method, rows_of
+from cprec_hf.ranking.branches import Scored, read_forest
+from cprec_hf.ranking.forest import Forest
+from cprec_hf.ranking.reader import Method, Reader, choose_method
+from cprec_hf.ranking.trie import Trie
 
-_ROW_TOKENS = 256  # candidate tokens side by side in one row; more would only add masked-out attention (our choice)
-
-Scored = Iterator[tuple[np.ndarray, np.ndarray]]  # pair numbers [n] and the log-probability of one token of each [n]
+MAX_BATCH_TOKENS = 16384
+"""Tokens held by one forward pass unless said otherwise, cached ones included. Our choice."""
+_NODES = 1 << 23  # values of nodes held at once, which bounds the memory of scoring large catalogues
 
 
 def score_candidates(
     model: Any,
     prefixes: Ragged,
-    candidates: Ragged,
+    candidates: Ragged | Trie,
     owners: np.ndarray,
     *,
     which: np.ndarray | None = None,
     method: Method = "auto",
-    max_batch_tokens: int = 16384,
+    max_batch_tokens: int = MAX_BATCH_TOKENS,
 ) -> np.ndarray:
     """The log-probability of each candidate's tokens, summed, given its prefix.
 
@@ -49,7 +51,7 @@ def score_candidates(
     Args:
         model: any causal language model of transformers, LoRA adapters included, on any device.
         prefixes: one row of token ids a user, at least one token each.
-        candidates: one row of token ids a candidate, at least one token each.
+        candidates: one row of token ids a candidate, at least one token each; a trie of them saves making it.
         owners: the row of `prefixes` that each pair's candidate follows, int64 [n_pairs].
         which: the row of `candidates` that each pair scores, int64 [n_pairs]; by default pair `i` scores row `i`. So a
             catalogue is encoded once, however many users are scored against it.
@@ -64,183 +66,192 @@ def score_candidates(
         ValueError: the numbers of owners and candidates differ.
     """
     owners = np.asarray(owners, dtype=np.int64)
-    which = np.arange(len(candidates), dtype=np.int64) if which is None else np.asarray(which, dtype=np.int64)
+    n_rows = len(candidates.ends) if isinstance(candidates, Trie) else len(candidates)
+    which = np.arange(n_rows, dtype=np.int64) if which is None else np.asarray(which, dtype=np.int64)
     if owners.shape != which.shape:
         raise ValueError(f"{len(owners)} owners for {len(which)} candidates; give each candidate one owner")
-    total = np.zeros(len(owners), dtype=np.float64)
-    if not len(total):
-        return total.astype(np.float32)
-    pairs, reader = _Pairs(prefixes, candidates, owners, which), Reader(model)
-    longest = pairs.check(reader.context)
+    if not len(owners):
+        return np.zeros(0, dtype=np.float32)
+    lengths = candidates.depth[candidates.ends] if isinstance(candidates, Trie) else candidates.lengths
+    reader = Reader(model)
+    longest = check_fits(prefixes.lengths[owners], lengths[which], reader.context, owners, which)
     method = choose_method(model, longest) if method == "auto" else method
-    n_tokens = int(candidates.lengths[which].sum())
     with reader.reading(prefixes.row(int(owners[0]))):
         tokens = reader.batch_tokens(max_batch_tokens)
-        scored = _whole_rows(reader, pairs, tokens) if method == "rows" else _shared(reader, pairs, tokens, method)
-        with tqdm(desc="scoring", total=n_tokens, unit="token", delay=2, disable=None, leave=False) as bar:
-            for numbers, log_probs in scored:
-                np.add.at(total, numbers, log_probs)
-                bar.update(len(numbers))
-    return total.astype(np.float32)
+        if method == "rows":
+            rows = candidates.rows() if isinstance(candidates, Trie) else candidates
+            scored = _whole_rows(reader, prefixes, rows, owners, which, tokens)
+            return _collected(scored, len(owners), int(lengths[which].sum())).astype(np.float32)
+        if isinstance(candidates, Ragged):  # a tree of those that are asked for
+            used, which = np.unique(which, return_inverse=True)
+            candidates = Trie.of(candidates.take(used))
+        users, place = _longest_first(prefixes, owners)
+        forest, paths = Forest.of(candidates, len(users), place[owners], candidates.ends[which])
+        found = _collected(read_forest(reader, prefixes.take(users), forest, method, tokens), len(forest.wanted))
+    return np.add.reduceat(found[paths.values], paths.offsets[:-1]).astype(np.float32)
 
 
-@dataclass(frozen=True)
-class _Pairs:
-    """What to score: pair `i` is row `which[i]` of `candidates` after row `owners[i]` of `prefixes`."""
+def score_catalogue(
+    model: Any, prefixes: Ragged, trie: Trie, *, method: Method = "auto", max_batch_tokens: int = MAX_BATCH_TOKENS
+) -> np.ndarray:
+    """The log-probability of every row of a trie after every prefix, each node read at most once a prefix.
 
-    prefixes: Ragged
-    candidates: Ragged
-    owners: np.ndarray
-    which: np.ndarray
+    Args:
+        model: as in `score_candidates`.
+        prefixes: one row of token ids a user, at least one token each.
+        trie: of the rows, none of which is empty.
+        method: as in `score_candidates`.
+        max_batch_tokens: as in `score_candidates`.
 
-    def check(self, context: int | None) -> int:
-        """The tokens read for the longest pair; `InputError` for pairs that cannot be scored."""
-        before, after = self.prefixes.lengths[self.owners], self.candidates.lengths[self.which]
-        if not before.all():
-            raise InputError(f"prefix {self.owners[before.argmin()]} is empty; a prompt holds at least its header")
-        if not after.all():
-            raise InputError(f"candidate {self.which[after.argmin()]} is empty; it holds at least the delimiter")
-        worst = int((before + after).argmax())
-        longest = int(before[worst] + after[worst]) - 1
-        if context is not None and longest > context:
-            raise InputError(
-                f"prefix {self.owners[worst]} has {before[worst]} tokens and its candidate {self.which[worst]} has "
-                f"{after[worst]}, but the model has {context} positions; shorten the history or the titles"
-            )
-        return longest
+    Returns:
+        float32 [users, rows], in nats.
+
+    Raises:
+        InputError: an empty prefix, or one too long for the model with the longest row.
+    """
+    scores = np.zeros((len(prefixes), len(trie.ends)), dtype=np.float32)
+    if not scores.size:
+        return scores
+    method = _method_for(model, prefixes, trie, method)
+    if method == "rows":
+        owners, which = (index.ravel() for index in np.indices(scores.shape))
+        found = score_candidates(
+            model, prefixes, trie, owners, which=which, method=method, max_batch_tokens=max_batch_tokens
+        )
+        return found.reshape(scores.shape)
+    for users, totals in _whole_tries(model, prefixes, trie, method, max_batch_tokens):
+        scores[users] = totals[:, trie.ends]
+    return scores
 
 
-def _whole_rows(reader: Reader, pairs: _Pairs, max_tokens: int) -> Scored:
+def invalid_mass(model: Any, prefixes: Ragged, trie: Trie, *, max_batch_tokens: int = MAX_BATCH_TOKENS) -> np.ndarray:
+    """How likely a model is to write something that begins no row of a trie and is none, or goes on after one's end.
+
+    It is a sum over the tokens that lead nowhere. Where no row begins another (titles that end with their delimiter),
+    this and the probabilities of the rows sum to one.
+
+    Args:
+        model: one that `score_candidates` reads by "mask" or "cache".
+        prefixes: one row of token ids a user, at least one token each.
+        trie: of the rows, none of which is empty.
+        max_batch_tokens: as in `score_candidates`.
+
+    Returns:
+        Log-probability, float64 [users], in nats.
+
+    Raises:
+        InputError: as `score_catalogue`, or the model's state cannot be cached by token.
+    """
+    mass = np.zeros(len(prefixes), dtype=np.float64)
+    method = _method_for(model, prefixes, trie, "auto")
+    if method == "rows":
+        raise InputError(f"{type(model).__name__} keeps no keys and values, so its whole tree cannot be read at once")
+    inner = trie.order[trie.n_children[trie.order] > 0]  # the root, then the nodes that a forest reads
+    reading = _whole_tries(model, prefixes, trie, method, max_batch_tokens)
+    leaving = _whole_tries(model, prefixes, trie, method, max_batch_tokens, rest=True)
+    for (users, totals), (_, left) in zip(reading, leaving, strict=True):
+        mass[users] = np.logaddexp.reduce(totals[:, inner] + left, axis=1)
+    return mass
+
+
+def _method_for(model: Any, prefixes: Ragged, trie: Trie, method: Method) -> Method:
+    """The method for the whole of a trie; `InputError` if a prefix is empty or too long for its longest row."""
+    lengths = trie.depth[trie.ends]
+    deepest = np.full(len(prefixes), lengths.argmax())
+    longest = check_fits(prefixes.lengths, lengths[deepest], Reader(model).context, np.arange(len(prefixes)), deepest)
+    return choose_method(model, longest) if method == "auto" else method
+
+
+def _whole_tries(
+    model: Any, prefixes: Ragged, trie: Trie, method: Method, max_batch_tokens: int, *, rest: bool = False
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Some users at a time: their numbers, and the log-probability of each node float64 [users, n_nodes].
+
+    With `rest`, that of leaving the tree at the root and at each node that is read, given that one came there.
+    """
+    everyone, reader = np.argsort(-prefixes.lengths, kind="stable"), Reader(model)
+    block = max(1, _NODES // len(trie))
+    for begin in range(0, len(everyone), block):
+        users = everyone[begin : begin + block]
+        forest, places = Forest.whole(trie, len(users))
+        with reader.reading(prefixes.row(0)):
+            tokens = reader.batch_tokens(max_batch_tokens)
+            scored = read_forest(reader, prefixes.take(users), forest, method, tokens, rest=rest)
+            width = len(forest.wanted_bounds) - 1 if rest else len(forest.wanted)
+            found = _collected(scored, len(users) * width).reshape(len(users), width)
+        if rest:
+            yield users, found
+            continue
+        totals = np.zeros((len(users), len(trie)), dtype=np.float64)
+        totals[:, 1:] = found[:, places]
+        for first, last in zip(trie.levels[1:-1], trie.levels[2:], strict=True):
+            totals[:, first:last] += totals[:, trie.parents[first:last]]
+        yield users, totals
+
+
+def check_fits(
+    before: np.ndarray, after: np.ndarray, context: int | None, owners: np.ndarray, which: np.ndarray
+) -> int:
+    """The tokens read for the longest pair of a prefix and a candidate; `InputError` if one cannot be scored.
+
+    Args:
+        before: tokens of each pair's prefix [n_pairs].
+        after: tokens of its candidate [n_pairs].
+        context: positions of the model; None where there is no limit.
+        owners: the number of each pair's prefix, for messages.
+        which: and of its candidate.
+    """
+    if not before.all():
+        raise InputError(f"prefix {owners[before.argmin()]} is empty; a prompt holds at least its header")
+    if not after.all():
+        raise InputError(f"candidate {which[after.argmin()]} is empty; it holds at least the delimiter")
+    worst = int((before + after).argmax())
+    longest = int(before[worst] + after[worst]) - 1
+    if context is not None and longest > context:
+        raise InputError(
+            f"prefix {owners[worst]} has {before[worst]} tokens and its candidate {which[worst]} has "
+            f"{after[worst]}, but the model has {context} positions; shorten the history or the titles"
+        )
+    return longest
+
+
+def _longest_first(prefixes: Ragged, owners: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The prefixes that have candidates, longest first, and the place of each prefix among them."""
+    users = np.unique(owners)
+    users = users[np.argsort(-prefixes.lengths[users], kind="stable")]
+    place = np.full(len(prefixes), -1, dtype=np.int64)
+    place[users] = np.arange(len(users))
+    return users, place
+
+
+def _collected(scored: Scored, n: int, n_tokens: int | None = None) -> np.ndarray:
+    """Sums by number, float64 [n], of what comes with numbers; `n_tokens` are to come, a token a number unless said."""
+    total = np.zeros(n, dtype=np.float64)
+    with tqdm(desc="scoring", total=n_tokens or n, unit="token", delay=2, disable=None, leave=False) as bar:
+        for numbers, log_probs in scored:
+            np.add.at(total, numbers, log_probs)
+            bar.update(len(numbers))
+    return total
+
+
+def _whole_rows(
+    reader: Reader, prefixes: Ragged, candidates: Ragged, owners: np.ndarray, which: np.ndarray, max_tokens: int
+) -> Scored:
     """Method "rows": right-padded rows of a prefix and a candidate, longest first."""
-    size = pairs.prefixes.lengths[pairs.owners] + pairs.candidates.lengths[pairs.which] - 1
+    size = prefixes.lengths[owners] + candidates.lengths[which] - 1
     order = np.argsort(-size, kind="stable")
     begin = 0
     while begin < len(order):
         longest = int(size[order[begin]])
         numbers = order[begin : begin + max(1, max_tokens // longest)]
-        prefixes, tokens = pairs.prefixes.take(pairs.owners[numbers]), pairs.candidates.take(pairs.which[numbers])
+        before, after = prefixes.take(owners[numbers]), candidates.take(which[numbers])
         column = np.arange(longest)
         real = column < size[numbers][:, None]
         ids = np.zeros(real.shape, dtype=np.int64)
-        ids[real] = _without_last(prefixes.join(tokens))
+        whole = before.join(after)
+        ids[real] = np.delete(whole.values, whole.offsets[1:] - 1)
         states = reader.read(ids, reader.tensor(real), np.broadcast_to(column, real.shape))
-        row, predicts = np.nonzero(real & (column >= (prefixes.lengths - 1)[:, None]))
+        row, predicts = np.nonzero(real & (column >= (before.lengths - 1)[:, None]))
         states = states[reader.tensor(row), reader.tensor(predicts)]
-        yield numbers[row], reader.log_probs(states, np.arange(len(row)), tokens.values)
+        yield numbers[row], reader.log_probs(states, np.arange(len(row)), after.values)
         begin += len(numbers)
-
-
-def _shared(reader: Reader, pairs: _Pairs, max_tokens: int, method: Method) -> Scored:
-    """Methods "mask" and "cache": batches of users, longest prefix first, padding counted in `max_tokens`."""
-    lengths = pairs.prefixes.lengths
-    users = np.unique(pairs.owners)
-    users = users[np.argsort(-lengths[users], kind="stable")]
-    place = np.empty(len(lengths), dtype=np.int64)
-    place[users] = np.arange(len(users))
-    order = np.argsort(place[pairs.owners], kind="stable")
-    bounds = np.searchsorted(place[pairs.owners][order], np.arange(len(users) + 1))
-    widest = np.maximum.reduceat(pairs.candidates.lengths[pairs.which[order]], bounds[:-1])  # per user
-    begin = 0
-    while begin < len(users):
-        longest = int(lengths[users[begin]])
-        end = min(begin + max(1, max_tokens // longest), len(users))
-        if reader.context is not None:  # padded rows too must fit the model's positions
-            rows = longest + np.maximum.accumulate(widest[begin:end]) - 1
-            end = begin + int(np.searchsorted(rows, reader.context, side="right"))
-        numbers = order[bounds[begin] : bounds[end]]
-        local = _Pairs(
-            pairs.prefixes.take(users[begin:end]),
-            pairs.candidates,
-            place[pairs.owners[numbers]] - begin,
-            pairs.which[numbers],
-        )
-        for found, log_probs in _batch(reader, local, max_tokens, method):
-            yield numbers[found], log_probs
-        begin = end
-
-
-def _batch(reader: Reader, pairs: _Pairs, max_tokens: int, method: Method) -> Scored:
-    """Read the prefixes, longest first, all at once; predict first tokens; read the candidates on top of them."""
-    prefixes, user = pairs.prefixes, pairs.owners
-    past = int(prefixes.lengths[0])
-    column = np.arange(past) - (past - prefixes.lengths)[:, None]  # left-padded: all prefixes end in the last column
-    seen = column >= 0
-    ids = np.zeros(seen.shape, dtype=np.int64)
-    ids[seen] = prefixes.values
-    last, cache = reader.read_prefixes(ids, reader.tensor(seen), column.clip(0))
-    first = pairs.candidates.values[pairs.candidates.offsets[pairs.which]]
-    yield np.arange(len(user)), reader.log_probs(last, user, first)
-
-    layout = _Layout.of(user, pairs.candidates.lengths[pairs.which] - 1, side_by_side=method == "mask")
-    for part, row, first_column in layout.chunks(max_tokens, past):
-        tokens = pairs.candidates.take(pairs.which[part])
-        read = tokens.lengths - 1
-        pair = np.repeat(np.arange(len(part)), read)
-        step = np.arange(len(pair)) - np.repeat(np.cumsum(read) - read, read)
-        at = row[pair], first_column[pair] + step
-        shape = int(row.max()) + 1, int(at[1].max()) + 1
-        ids, positions, block = np.zeros(shape, np.int64), np.zeros(shape, np.int64), np.full(shape, -1)
-        ids[at] = _without_last(tokens)
-        positions[at] = prefixes.lengths[user[part]][pair] + step
-        block[at] = pair
-        owner = np.empty(shape[0], dtype=np.int64)
-        owner[row] = user[part]
-        mask = _block_mask(reader, seen[owner], block, method)
-        states = reader.read(ids, mask, positions, rows_of(cache, reader.tensor(owner)))
-        states = states[reader.tensor(at[0]), reader.tensor(at[1])]
-        yield part[pair], reader.log_probs(states, np.arange(len(pair)), _without_first(tokens))
-
-
-@dataclass(frozen=True)
-class _Layout:
-    """Where candidates stand: pair `order[i]` in row `row[i]` from column `column[i]`; longest rows first."""
-
-    order: np.ndarray
-    row: np.ndarray
-    column: np.ndarray
-    lengths: np.ndarray  # of the rows
-
-    @classmethod
-    def of(cls, user: np.ndarray, read: np.ndarray, side_by_side: bool) -> _Layout:
-        """Lay out candidates of `read` tokens; those of a user (sorted) side by side, a new row every `_ROW_TOKENS`."""
-        order = np.flatnonzero(read)
-        user, read = user[order], read[order]
-        row, column = np.arange(len(order)), np.zeros(len(order), dtype=np.int64)
-        if side_by_side and len(order):
-            start = np.cumsum(read) - read
-            piece = (start - start[np.searchsorted(user, user)]) // _ROW_TOKENS
-            new = np.concatenate([[True], (user[1:] != user[:-1]) | (piece[1:] != piece[:-1])])
-            row = np.cumsum(new) - 1
-            column = start - start[new][row]
-        lengths = np.zeros(len(np.unique(row)), dtype=np.int64)
-        np.maximum.at(lengths, row, column + read)
-        by_length = np.argsort(-lengths, kind="stable")
-        row = np.argsort(by_length)[row]
-        again = np.argsort(row, kind="stable")
-        return cls(order[again], row[again], column[again], lengths[by_length])
-
-    def chunks(self, max_tokens: int, past: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """(pairs, row within the chunk, column) of as many rows at a time as fit, each with `past` cached columns."""
-        begin = 0
-        while begin < len(self.lengths):
-            end = begin + max(1, max_tokens // (past + int(self.lengths[begin])))
-            part = slice(*np.searchsorted(self.row, [begin, end]))
-            yield self.order[part], self.row[part] - begin, self.column[part]
-            begin = end
-
-
-def _block_mask(reader: Reader, seen: np.ndarray, block: np.ndarray, method: Method) -> torch.Tensor:
-    """What each token sees: the prefix [rows, past], and of its row [rows, columns] its own block so far (-1: none)."""
-    if method == "cache":
-        return reader.tensor(np.concatenate([seen, block >= 0], axis=1))
-    blocks = reader.tensor(block)
-    own = (blocks[:, :, None] == blocks[:, None, :]).tril()
-    return reader.additive(torch.cat([reader.tensor(seen)[:, None, :].expand(-1, block.shape[1], -1), own], dim=-1))
-
-
-def _without_last(rows: Ragged) -> np.ndarray:
-    return np.delete(rows.values, rows.offsets[1:] - 1)
-
-
-def _without_first(rows: Ragged) -> np.ndarray:
-    return np.delete(rows.values, rows.offsets[:-1])

@@ -19,7 +19,7 @@ from cprec_hf.corpus.ragged import Ragged
 from cprec_hf.corpus.record import ModelRecord
 from cprec_hf.corpus.template import Template
 from cprec_hf.errors import InputError
-from cprec_hf.ranking import recommender as module
+from cprec_hf.ranking import scorer as module
 from cprec_hf.ranking.recommender import Recommender
 from cprec_hf.recipes import from_mapping
 

@@ -125,12 +125,12 @@ def test_the_catalogue_is_encoded_once_and_users_may_come_in_blocks(
     byte_level_tokenizer: Any, make_recommender: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recommender = make_recommender(byte_level_tokenizer)
-    whole = recommender.recommend(HISTORIES, k=3)
-    monkeypatch.setattr("cprec_hf.ranking.recommender._PAIRS", 1)  # users one at a time
+    whole = recommender.recommend(HISTORIES, k=3, score="mean")
+    monkeypatch.setattr("cprec_hf.ranking.scorer._SCORES", 1)  # users one at a time
     encoded: list[int] = []
     segments = Encoder.segments
     monkeypatch.setattr(Encoder, "segments", lambda self, lines: encoded.append(len(lines)) or segments(self, lines))
-    blocks = recommender.recommend(HISTORIES, k=3)
+    blocks = recommender.recommend(HISTORIES, k=3, score="mean")
     assert [[i.item_id for i in row] for row in blocks] == [[i.item_id for i in row] for row in whole]
     assert encoded == []  # the catalogue's encodings were kept
 

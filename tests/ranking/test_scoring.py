@@ -13,14 +13,22 @@ from hypothesis import strategies as st
 from cprec_hf.corpus.ragged import Ragged
 from cprec_hf.errors import InputError
 from cprec_hf.ranking.reader import choose_method
-from cprec_hf.ranking.scoring import score_candidates
+from cprec_hf.ranking.scoring import invalid_mass, score_candidates, score_catalogue
+from cprec_hf.ranking.trie import Trie
 
-VOCABULARY = 97
-SHAPE = {"vocab_size": VOCABULARY, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
-SHAPE |= {"intermediate_size": 48, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 1}
-GROUPED = SHAPE | {"num_key_value_heads": 2, "head_dim": 8}
-MIXED = {"sliding_window": 7, "layer_types": ["sliding_attention", "full_attention"]}
-LOCAL = {"num_layers": 2, "num_heads": 4, "attention_types": [[["global", "local"], 1]], "window_size": 6}
+from .models import (
+    GROUPED,
+    KINDS,
+    LOCAL,
+    MIXED,
+    SHAPE,
+    VOCABULARY,
+    next_tokens,
+    one_at_a_time,
+    random_model,
+    random_rows,
+)
+
 LONGEST = 45  # of the pairs below
 
 # what "auto" must choose where the longest pair takes LONGEST tokens
@@ -60,7 +68,7 @@ CHOICES = {
 @pytest.fixture(scope="module", params=CHOICES)
 def chosen(request: pytest.FixtureRequest, pairs: tuple[Ragged, Ragged, np.ndarray]) -> tuple[Any, str, np.ndarray]:
     config, values, method = CHOICES[request.param]
-    model = _model(config, **values)
+    model = random_model(config, **values)
     return model, method, one_at_a_time(model, *pairs)
 
 
@@ -68,11 +76,14 @@ def chosen(request: pytest.FixtureRequest, pairs: tuple[Ragged, Ragged, np.ndarr
 def pairs() -> tuple[Ragged, Ragged, np.ndarray]:
     """Prefixes of 1 to 35 tokens, one of them nobody's, and 1 to 80 candidates of 1 to 11 tokens; owners unsorted."""
     rng = np.random.default_rng(0)
-    prefixes = _tokens(rng, [20, 3, 35, 1, 20, 28, 9])
+    prefixes = random_rows(rng, [20, 3, 35, 1, 20, 28, 9])
     owners = rng.permutation(np.repeat(np.arange(7), [5, 1, 4, 3, 80, 2, 0]))
     lengths = rng.integers(1, 12, len(owners))
     lengths[np.flatnonzero(owners == 2)[:2]] = [LONGEST + 1 - 35, 1]
-    return prefixes, _tokens(rng, lengths), owners
+    candidates = random_rows(rng, lengths)
+    alike = candidates.take(rng.integers(0, len(owners), len(owners)))  # many share a beginning, some everything
+    rows = [[*alike.row(i)[:3], *candidates.row(i)[3:]] for i in range(len(owners))]
+    return prefixes, Ragged.from_lists(rows), owners
 
 
 @pytest.mark.parametrize("max_batch_tokens", [16384, 90, 1])
@@ -87,7 +98,7 @@ def test_the_automatic_choice_is_right_for_each_architecture(
 
 @pytest.mark.parametrize("method", ["mask", "cache", "rows"])
 def test_all_methods_agree_where_all_are_right(method: Any, pairs: tuple[Ragged, Ragged, np.ndarray]) -> None:
-    model = _model(transformers.LlamaConfig, **GROUPED)
+    model = random_model(transformers.LlamaConfig, **GROUPED)
     scores = score_candidates(model, *pairs, method=method, max_batch_tokens=300)
     assert scores.dtype == np.float32
     np.testing.assert_allclose(scores, one_at_a_time(model, *pairs), atol=1e-4)
@@ -95,16 +106,16 @@ def test_all_methods_agree_where_all_are_right(method: Any, pairs: tuple[Ragged,
 
 def test_the_mask_is_wrong_where_it_is_not_chosen(pairs: tuple[Ragged, Ragged, np.ndarray]) -> None:
     """Else the choice, and the tests above, would show nothing."""
-    model = _model(transformers.GPTNeoConfig, **SHAPE | LOCAL | {"max_position_embeddings": 1024})
+    model = random_model(transformers.GPTNeoConfig, **SHAPE | LOCAL | {"max_position_embeddings": 1024})
     wrong = score_candidates(model, *pairs, method="mask")
     assert np.abs(wrong - one_at_a_time(model, *pairs)).max() > 0.5
 
 
 @pytest.mark.parametrize("config", [transformers.Qwen3Config, transformers.MistralConfig])
 def test_lora_adapters_count(config: Any, pairs: tuple[Ragged, Ragged, np.ndarray]) -> None:
-    from peft import LoraConfig, get_peft_model
+    from peft import LoraConfig
 
-    model = _model(config, **GROUPED | {"sliding_window": 7 if config is transformers.MistralConfig else None})
+    model = random_model(config, **GROUPED | {"sliding_window": 7 if config is transformers.MistralConfig else None})
     before = one_at_a_time(model, *pairs)
     adapted = get_peft_model(model, LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM"))
     with torch.random.fork_rng():
@@ -122,14 +133,14 @@ def test_lora_adapters_count(config: Any, pairs: tuple[Ragged, Ragged, np.ndarra
 def test_what_a_trainer_put_over_forward_does_not_count(kind: str, pairs: tuple[Ragged, Ragged, np.ndarray]) -> None:
     """Accelerate runs `model.forward` under autocast; scores are those of the weights' own dtype."""
     config, values, _ = CHOICES[kind]
-    model = _model(config, **values)
+    model = random_model(config, **values)
     expected = one_at_a_time(model, *pairs)
     model.forward = torch.autocast("cpu", torch.bfloat16)(model.forward)
     np.testing.assert_allclose(score_candidates(model, *pairs), expected, atol=1e-4)
 
 
 def test_bfloat16_scores_are_those_of_bfloat16(pairs: tuple[Ragged, Ragged, np.ndarray]) -> None:
-    model = _model(transformers.LlamaConfig, **GROUPED).to(torch.bfloat16)
+    model = random_model(transformers.LlamaConfig, **GROUPED).to(torch.bfloat16)
     np.testing.assert_allclose(score_candidates(model, *pairs), one_at_a_time(model, *pairs), rtol=0.03, atol=0.3)
 
 
@@ -139,12 +150,12 @@ def test_any_shape(data: st.DataObject) -> None:
     kind = data.draw(st.sampled_from(["qwen3", "gpt-neo"]))
     config, values, _ = CHOICES[kind]
     rng = np.random.default_rng(data.draw(st.integers(0, 9)))
-    prefixes = _tokens(rng, data.draw(st.lists(st.integers(1, 40), min_size=1, max_size=5)))
-    candidates = _tokens(rng, data.draw(st.lists(st.integers(1, 20), min_size=1, max_size=12)))
+    prefixes = random_rows(rng, data.draw(st.lists(st.integers(1, 40), min_size=1, max_size=5)))
+    candidates = random_rows(rng, data.draw(st.lists(st.integers(1, 20), min_size=1, max_size=12)))
     many = data.draw(st.integers(1, 30))
     owners, which = rng.integers(0, len(prefixes), many), rng.integers(0, len(candidates), many)
     limit = data.draw(st.integers(1, 400))
-    model = _model(config, **values)
+    model = random_model(config, **values)
     scores = score_candidates(model, prefixes, candidates, owners, which=which, max_batch_tokens=limit)
     np.testing.assert_allclose(scores, one_at_a_time(model, prefixes, candidates.take(which), owners), atol=1e-4)
 
@@ -152,9 +163,9 @@ def test_any_shape(data: st.DataObject) -> None:
 def test_pairs_that_just_fit_are_scored_though_padding_them_together_would_not() -> None:
     """A long prefix with a short candidate beside a short prefix with a long one: padded to both, 114 of 64."""
     rng = np.random.default_rng(3)
-    prefixes, candidates, owners = _tokens(rng, [60, 10, 30]), _tokens(rng, [5, 55, 20]), np.arange(3)
+    prefixes, candidates, owners = random_rows(rng, [60, 10, 30]), random_rows(rng, [5, 55, 20]), np.arange(3)
     config, values, _ = CHOICES["gpt-neo"]
-    model = _model(config, **values)
+    model = random_model(config, **values)
     expected = one_at_a_time(model, prefixes, candidates, owners)
     np.testing.assert_allclose(score_candidates(model, prefixes, candidates, owners), expected, atol=1e-4)
 
@@ -164,8 +175,8 @@ def test_real_weights(name: str, method: str, shared: Path) -> None:
     model = transformers.AutoModelForCausalLM.from_pretrained(shared / "weights" / name, dtype=torch.float32).eval()
     rng = np.random.default_rng(4)
     prefixes, candidates, owners = (
-        _tokens(rng, [240, 90, 120]),
-        _tokens(rng, [17, 4, 9, 1, 12]),
+        random_rows(rng, [240, 90, 120]),
+        random_rows(rng, [17, 4, 9, 1, 12]),
         np.array([0, 1, 1, 2, 2]),
     )
     assert choose_method(model, 256) == method
@@ -174,7 +185,7 @@ def test_real_weights(name: str, method: str, shared: Path) -> None:
 
 
 def test_the_head_runs_on_predicting_positions_only(pairs: tuple[Ragged, Ragged, np.ndarray]) -> None:
-    model = _model(transformers.Qwen3Config, **GROUPED)
+    model = random_model(transformers.Qwen3Config, **GROUPED)
     rows: list[int] = []
     hook = model.lm_head.register_forward_hook(
         lambda _module, _inputs, output: rows.append(output.numel() // VOCABULARY)
@@ -182,12 +193,12 @@ def test_the_head_runs_on_predicting_positions_only(pairs: tuple[Ragged, Ragged,
     score_candidates(model, *pairs)
     hook.remove()
     probe = 2 * 2  # two tokens, twice: is the head all there is between states and logits?
-    assert sum(rows) == probe + len(np.unique(pairs[2])) + int((pairs[1].lengths - 1).sum())
+    assert sum(rows) == probe + len(np.unique(pairs[2])) + len(shared_tokens(pairs))
 
 
-def test_prefixes_are_read_once(pairs: tuple[Ragged, Ragged, np.ndarray]) -> None:
+def test_prefixes_and_what_candidates_begin_with_are_read_once(pairs: tuple[Ragged, Ragged, np.ndarray]) -> None:
     prefixes, candidates, owners = pairs
-    model = _model(transformers.Qwen3Config, **GROUPED)
+    model = random_model(transformers.Qwen3Config, **GROUPED)
     read: list[int] = []
     hook = model.model.embed_tokens.register_forward_hook(
         lambda _module, inputs, _output: read.append(inputs[0].numel())
@@ -198,14 +209,13 @@ def test_prefixes_are_read_once(pairs: tuple[Ragged, Ragged, np.ndarray]) -> Non
         score_candidates(model, prefixes, candidates, owners, method=method, max_batch_tokens=1)  # so nothing is padded
         tokens[method] = sum(read) - 4
     hook.remove()
-    fed = candidates.lengths - 1
-    assert tokens["mask"] == prefixes.lengths[np.unique(owners)].sum() + fed.sum()
-    assert tokens["rows"] == (prefixes.lengths[owners] + fed).sum()
+    assert tokens["mask"] == prefixes.lengths[np.unique(owners)].sum() + len(shared_tokens(pairs))
+    assert tokens["rows"] == (prefixes.lengths[owners] + candidates.lengths - 1).sum()
 
 
 @pytest.mark.parametrize("fails", [False, True])
 def test_the_model_is_left_as_it_was(fails: bool, pairs: tuple[Ragged, Ragged, np.ndarray]) -> None:
-    model = _model(transformers.LlamaConfig, **GROUPED | {"attention_dropout": 0.5, "use_cache": False})
+    model = random_model(transformers.LlamaConfig, **GROUPED | {"attention_dropout": 0.5, "use_cache": False})
     model.train()
     model.model.layers[0].eval()
     modes = [module.training for module in model.modules()]
@@ -223,13 +233,13 @@ def test_the_model_is_left_as_it_was(fails: bool, pairs: tuple[Ragged, Ragged, n
 
 
 def test_nothing_to_score() -> None:
-    model = _model(transformers.LlamaConfig, **GROUPED)
+    model = random_model(transformers.LlamaConfig, **GROUPED)
     empty = Ragged.from_lists([])
     assert score_candidates(model, Ragged.from_lists([[1]]), empty, np.empty(0, np.int64)).shape == (0,)
 
 
 def test_what_cannot_be_scored_is_said() -> None:
-    model = _model(transformers.LlamaConfig, **GROUPED | {"max_position_embeddings": 16})
+    model = random_model(transformers.LlamaConfig, **GROUPED | {"max_position_embeddings": 16})
     one, nothing = Ragged.from_lists([[5, 6]]), Ragged.from_lists([[]])
     zero = np.zeros(1, np.int64)
     with pytest.raises(InputError, match="prefix 0 is empty"):
@@ -246,32 +256,97 @@ def test_what_cannot_be_scored_is_said() -> None:
         score_candidates(model, one, one, np.zeros(2, np.int64))
 
 
-def one_at_a_time(model: Any, prefixes: Ragged, candidates: Ragged, owners: np.ndarray) -> np.ndarray:
-    """One forward pass a candidate, nothing cached, nothing padded."""
-    scores = []
-    with torch.no_grad():
-        for number, owner in enumerate(owners):
-            prefix, candidate = (
-                torch.tensor(r.astype(np.int64)) for r in (prefixes.row(owner), candidates.row(number))
-            )
-            read = torch.cat([prefix, candidate[:-1]])
-            logits = model(input_ids=read[None], use_cache=False).logits[0].double()
-            predicted = logits[len(prefix) - 1 :].log_softmax(-1)
-            scores.append(predicted.gather(1, candidate[:, None]).sum().item())
-    return np.array(scores)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("max_batch_tokens", [16384, 60])
+def test_the_whole_catalogue_is_every_row_scored_alone(kind: str, max_batch_tokens: int) -> None:
+    rng = np.random.default_rng(5)
+    prefixes, rows = random_rows(rng, [20, 3, 35, 1]), random_rows(rng, rng.integers(1, 7, 60), most=6, end=1)
+    config, values = KINDS[kind]
+    model = random_model(config, **values)
+    scores = score_catalogue(model, prefixes, Trie.of(rows), max_batch_tokens=max_batch_tokens)
+    owners, which = (index.ravel() for index in np.indices((4, len(rows))))
+    expected = one_at_a_time(model, prefixes, rows.take(which), owners).reshape(4, -1)
+    np.testing.assert_allclose(scores, expected, atol=1e-4)
 
 
-def _tokens(rng: np.random.Generator, lengths: Any) -> Ragged:
-    return Ragged.from_lists([rng.integers(2, VOCABULARY, length).tolist() for length in lengths])
+@settings(max_examples=15, deadline=None)
+@given(st.sampled_from(sorted(KINDS)), st.integers(0, 99), st.integers(1, 300), st.integers(2, 40))
+def test_any_catalogue(kind: str, seed: int, max_batch_tokens: int, n_rows: int) -> None:
+    rng = np.random.default_rng(seed)
+    prefixes = random_rows(rng, rng.integers(1, 30, rng.integers(1, 4)))
+    rows = random_rows(rng, rng.integers(1, 9, n_rows), most=int(rng.integers(3, 20)))  # they may begin one another
+    config, values = KINDS[kind]
+    model = random_model(config, **values)
+    scores = score_catalogue(model, prefixes, Trie.of(rows), max_batch_tokens=max_batch_tokens)
+    owners, which = (index.ravel() for index in np.indices((len(prefixes), len(rows))))
+    expected = one_at_a_time(model, prefixes, rows.take(which), owners).reshape(len(prefixes), -1)
+    np.testing.assert_allclose(scores, expected, atol=1e-4)
 
 
-def _model(config: Any, **values: Any) -> Any:
-    """A small random model that is sure of what it predicts: logits several nats apart."""
-    torch.set_num_threads(1)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = transformers.AutoModelForCausalLM.from_config(config(**values), dtype=torch.float32)
-        for weight in model.parameters():
-            if weight.dim() > 1:
-                torch.nn.init.normal_(weight, std=0.25)
-    return model.eval()
+def test_a_tree_longer_than_a_row_keeps_the_path_between_its_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(6)
+    prefixes, rows = random_rows(rng, [9, 4, 9]), random_rows(rng, rng.integers(3, 12, 80), most=5, end=1)
+    model = random_model(transformers.Qwen3Config, **GROUPED)
+    expected = score_catalogue(model, prefixes, Trie.of(rows))
+    read: list[int] = []
+    hook = model.model.embed_tokens.register_forward_hook(lambda _m, inputs, _o: read.append(inputs[0].shape[1]))
+    for width in (7, 1):
+        monkeypatch.setattr("cprec_hf.ranking.branches._ROW_TOKENS", width)
+        read.clear()
+        np.testing.assert_allclose(score_catalogue(model, prefixes, Trie.of(rows)), expected, atol=1e-5)
+        inner = int((Trie.of(rows).n_children > 0).sum()) - 1
+        assert sum(read[2:]) == 9 + inner, "each node once: after the probe, the prefixes and then the tree"
+    hook.remove()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_catalogue_and_all_that_is_none_of_it_sum_to_one(kind: str) -> None:
+    rng = np.random.default_rng(7)
+    config, values = KINDS[kind]
+    model = random_model(config, **values | {"vocab_size": 7})
+    prefixes, rows = random_rows(rng, [12, 3], most=7), random_rows(rng, rng.integers(1, 5, 300), most=7, end=1)
+    trie = Trie.of(rows)
+    mass = np.exp(score_catalogue(model, prefixes, trie).astype(np.float64)).sum(axis=1)
+    invalid = np.exp(invalid_mass(model, prefixes, trie, max_batch_tokens=50))
+    assert (mass > 1e-3).all() and (invalid > 1e-3).all(), "else the sum would show nothing"
+    np.testing.assert_allclose(mass + invalid, 1, atol=1e-6)
+    expected = [_invalid(model, torch.tensor(prefixes.row(i).astype(np.int64)), trie) for i in range(2)]
+    np.testing.assert_allclose(invalid, expected, atol=1e-5)
+
+
+def _invalid(model: Any, prefix: torch.Tensor, trie: Trie) -> float:
+    """Node by node, one forward pass each: what leads nowhere."""
+    total = 0.0
+    for node in np.flatnonzero(trie.n_children):
+        path = torch.tensor(trie.tokens[trie.paths(np.array([node])).row(0)].astype(np.int64))
+        follows = next_tokens(model, torch.cat([prefix, path]))[len(prefix) - 1 :]
+        reach = follows[:-1].gather(1, path[:, None]).sum() if len(path) else 0.0
+        allowed = torch.tensor(trie.tokens[trie.first_child[node] : trie.first_child[node + 1]].astype(np.int64))
+        total += float(torch.exp(reach + follows[-1].index_fill(0, allowed, -torch.inf).logsumexp(0)))
+    return total
+
+
+@pytest.mark.parametrize("name", ["tinystories-neo-3m", "stories-260k"])
+def test_real_titles_with_real_weights(name: str, shared: Path) -> None:
+    import pyarrow.parquet as pq
+
+    from cprec_hf.corpus.encoder import Encoder
+
+    folder = shared / "weights" / name
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    encoder = Encoder(transformers.AutoTokenizer.from_pretrained(folder))
+    titles = pq.read_table(shared / "data" / "amazon" / "items.parquet", filters=[("domain", "=", "Scientific")])
+    lines = [title[:40] + "\n" for title in titles["title"].to_pylist()[:40] if title]
+    prefixes, rows = encoder.documents(["".join(lines[:2]), lines[3], ""]), encoder.segments(sorted(set(lines)))
+    prefixes = prefixes if prefixes.lengths.all() else prefixes.take(np.arange(2))
+    scores = score_catalogue(model, prefixes, Trie.of(rows))
+    owners, which = (index.ravel() for index in np.indices(scores.shape))
+    expected = one_at_a_time(model, prefixes, rows.take(which), owners)
+    np.testing.assert_allclose(scores.ravel(), expected, atol=3e-4)
+
+
+def shared_tokens(pairs: tuple[Ragged, Ragged, np.ndarray]) -> set[tuple[int, ...]]:
+    """What must be read of the candidates: each distinct beginning of each user's, their last tokens left out."""
+    _, candidates, owners = pairs
+    rows = [(int(owner), *candidates.row(i).tolist()) for i, owner in enumerate(owners)]
+    return {row[:n] for row in rows for n in range(2, len(row))}

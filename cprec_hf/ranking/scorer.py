@@ -1,0 +1,196 @@
+"""One model and one catalogue: scores of candidates, and the best items of everything, exactly.
+
+Whole catalogues are searched by `sum` where that proves its result, else every item is scored.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+
+from cprec_hf.corpus.ragged import Ragged, offsets_of
+from cprec_hf.corpus.record import ModelRecord
+from cprec_hf.errors import InputError
+from cprec_hf.ranking.catalogue import Catalogue
+from cprec_hf.ranking.reader import Reader
+from cprec_hf.ranking.scoring import score_candidates, score_catalogue
+from cprec_hf.ranking.search import MAX_NODES, can_search, top_rows
+
+Score = Literal["sum", "mean", "pmi"]
+"""How tokens make an item's score, in nats.
+
+sum: the log-probability of the title after the history: the model's own ranking.
+mean: the same per token, so that a title is not ranked low for being long.
+pmi: how much the history raised it: `sum` less the log-probability after an empty history (and the same list of
+    candidates, if prompts show it). That takes out what makes a title likely for everybody, popularity included. Our
+    choice of calibration; whether it helps, validation must say.
+"""
+
+_SCORES = 1 << 22  # (user, item) scores held at once, which bounds memory over large catalogues
+_SHARE = 4  # a search may read one in so many of the catalogue's nodes; beyond, scoring all is as fast
+
+
+class Scorer:
+    """Scores the items of one catalogue with one model. Histories and items are rows of the catalogue.
+
+    Args:
+        model: any causal language model of transformers or PEFT.
+        catalogue: the items.
+        record: of the model: history length, window, and whether prompts list their candidates.
+        max_batch_tokens: tokens held by one forward pass, cached ones included; bounds memory.
+    """
+
+    def __init__(self, model: Any, catalogue: Catalogue, record: ModelRecord, max_batch_tokens: int) -> None:
+        self.model, self.catalogue, self.record = model, catalogue, record
+        self.max_batch_tokens = max_batch_tokens
+
+    def candidates(self, histories: Ragged, codes: np.ndarray, score: Score) -> np.ndarray:
+        """Scores of titles, float32 [users, n].
+
+        Args:
+            histories: item rows, oldest first, a row a user.
+            codes: titles, rows of `catalogue.codes`, int64 [users, n].
+            score: see `Score`.
+
+        Raises:
+            InputError: an unknown score, or a title too long for the model with its prompt.
+        """
+        _check_score(score)
+        if not codes.size:
+            return np.empty(codes.shape, dtype=np.float32)
+        catalogue = self.catalogue
+        openings = catalogue.openings(len(codes), codes if self.record.candidate_list_in_prompt else None)
+        limit = self._limit(openings, codes)
+        lengths = catalogue.codes.lengths[codes]
+        scores = self._log_probs(self._prompts(openings, histories, limit - lengths.max(axis=1)), codes)
+        if score == "mean":
+            return (scores / lengths).astype(np.float32)
+        if score == "pmi":
+            same, user = np.unique(openings, axis=0, return_inverse=True)  # one, but for lists of candidates
+            prompts = self._prompts(same, _nothing(len(same)), np.full(len(same), limit))
+            return scores - self._log_probs(prompts, codes, user.ravel())
+        return scores
+
+    def best(self, histories: Ragged, k: int, excluded: Ragged, score: Score) -> tuple[np.ndarray, np.ndarray]:
+        """The `k` best items of the whole catalogue.
+
+        Args:
+            histories: item rows, oldest first, a row a user.
+            k: how many.
+            excluded: item rows not wanted, a row a user.
+            score: see `Score`.
+
+        Returns:
+            Items int64 [users, k], best first, those of one title in the catalogue's order, -1 where there are no more;
+            and their scores float32 [users, k].
+
+        Raises:
+            InputError: an unknown score, or a title too long for the model with its prompt.
+        """
+        _check_score(score)
+        catalogue, n = self.catalogue, len(histories)
+        items, scores = np.full((n, k), -1), np.full((n, k), -np.inf, dtype=np.float32)
+        if not n or not len(catalogue):
+            return items, scores
+        longest = np.array([[catalogue.codes.lengths.argmax()]])
+        opening = catalogue.openings(1, None)
+        room = self._limit(opening, longest) - int(catalogue.codes.lengths.max())
+        prompts = self._prompts(np.repeat(opening, n, axis=0), histories, np.full(n, room))
+        left = np.arange(n)
+        if score == "sum" and can_search(self.model, prompts, catalogue.trie):
+            items, scores, proven = self._search(prompts, k, excluded)
+            left = np.flatnonzero(~proven)
+        if len(left):
+            prior = self._all(self._prompts(opening, _nothing(1), np.array([room]))) if score == "pmi" else 0.0
+            per = catalogue.codes.lengths if score == "mean" else 1
+            block = max(1, _SCORES // len(catalogue))
+            for users in np.split(left, range(block, len(left), block)):
+                found = ((self._all(prompts.take(users)) - prior) / per).astype(np.float32)
+                items[users], scores[users] = self._sorted(found[:, catalogue.code_of], k, excluded.take(users))
+        return items, scores
+
+    def _search(self, prompts: Ragged, k: int, excluded: Ragged) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """As `best`, and whether the search proved it, bool [users]."""
+        catalogue, trie = self.catalogue, self.catalogue.trie
+        budget = max(1, min(MAX_NODES, int((trie.n_children > 0).sum()) // _SHARE))
+        found = top_rows(
+            self.model, prompts, trie, k, excluded=_exhausted(catalogue, excluded), max_nodes=budget,
+            max_batch_tokens=self.max_batch_tokens,
+        )  # fmt: skip
+        by_code, bounds = catalogue.by_code
+        codes = found.rows.ravel()
+        sizes = np.where(codes >= 0, np.diff(bounds)[codes], 0)
+        offsets = offsets_of(sizes)
+        at = np.arange(offsets[-1]) + np.repeat(bounds[codes.clip(0)] - offsets[:-1], sizes)
+        place = np.repeat(np.arange(len(codes)), sizes)
+        item, user = by_code[at], place // k
+        wanted = ~np.isin(user * len(catalogue) + item, _pairs(excluded, len(catalogue)))
+        item, user, score = item[wanted], user[wanted], found.log_probs.ravel()[place][wanted]
+        column = np.arange(len(user)) - np.searchsorted(user, user)
+        first = column < k
+        items, scores = np.full((len(prompts), k), -1), np.full((len(prompts), k), -np.inf, dtype=np.float32)
+        items[user[first], column[first]], scores[user[first], column[first]] = item[first], score[first]
+        return items, scores, found.proven
+
+    def _sorted(self, scores: np.ndarray, k: int, excluded: Ragged) -> tuple[np.ndarray, np.ndarray]:
+        """The best of all items' scores [users, items], which are changed."""
+        scores[np.repeat(np.arange(len(scores)), excluded.lengths), excluded.values] = -np.inf
+        wide = min(k, scores.shape[1])
+        best = np.argsort(-scores, axis=1, kind="stable")[:, :wide]
+        found = np.take_along_axis(scores, best, axis=1)
+        pad = ((0, 0), (0, k - wide))
+        items = np.pad(np.where(np.isfinite(found), best, -1), pad, constant_values=-1)
+        return items, np.pad(found, pad, constant_values=-np.inf)
+
+    def _all(self, prompts: Ragged) -> np.ndarray:
+        return score_catalogue(self.model, prompts, self.catalogue.trie, max_batch_tokens=self.max_batch_tokens)
+
+    def _prompts(self, openings: np.ndarray, histories: Ragged, room: np.ndarray) -> Ragged:
+        rows, offsets = histories.values, histories.offsets
+        return self.catalogue.prompts(openings, rows, offsets, self.record.history_length, room)
+
+    def _log_probs(self, prompts: Ragged, codes: np.ndarray, owners: np.ndarray | None = None) -> np.ndarray:
+        """Of the titles `codes` [users, n] after the prompts `owners` [users], by default each user's; float32.
+
+        Each title once a prompt: what shares a title has the same score to the last bit, so metrics see the tie.
+        """
+        owners, n_codes = np.arange(len(codes)) if owners is None else owners, len(self.catalogue.codes)
+        pairs, place = np.unique(owners[:, None] * n_codes + codes, return_inverse=True)
+        scores = score_candidates(
+            self.model, prompts, self.catalogue.trie, pairs // n_codes, which=pairs % n_codes,
+            max_batch_tokens=self.max_batch_tokens,
+        )  # fmt: skip
+        return scores[place].reshape(codes.shape)
+
+    def _limit(self, openings: np.ndarray, codes: np.ndarray) -> int:
+        """Most tokens of a prompt with one of its candidates; `InputError` if one does not fit even without history."""
+        context, window = Reader(self.model).context, self.record.window_tokens
+        # A candidate's last token is predicted and never read, so it needs no position.
+        limit = min(np.iinfo(np.int32).max if context is None else context + 1, window or np.iinfo(np.int32).max)
+        self.catalogue.check_fits(openings, codes, limit)
+        return limit
+
+
+def _check_score(score: str) -> None:
+    if score not in ("sum", "mean", "pmi"):
+        raise InputError(f"score is {score!r}; choose sum, mean or pmi")
+
+
+def _nothing(n: int) -> Ragged:
+    """`n` empty rows."""
+    return Ragged(np.empty(0, dtype=np.int32), np.zeros(n + 1, dtype=np.int64))
+
+
+def _pairs(rows: Ragged, n_items: int) -> np.ndarray:
+    """Rows of items as distinct numbers user * n_items + item."""
+    return np.unique(np.repeat(np.arange(len(rows)), rows.lengths) * n_items + rows.values)
+
+
+def _exhausted(catalogue: Catalogue, seen: Ragged) -> Ragged:
+    """The codes of which a user has seen every item, a row a user."""
+    user, item = np.divmod(_pairs(seen, len(catalogue)), len(catalogue))
+    pairs, counts = np.unique(user * len(catalogue.codes) + catalogue.code_of[item], return_counts=True)
+    user, code = np.divmod(pairs, len(catalogue.codes))
+    all_seen = counts == np.diff(catalogue.by_code[1])[code]
+    return Ragged(code[all_seen].astype(np.int32), offsets_of(np.bincount(user[all_seen], minlength=len(seen))))

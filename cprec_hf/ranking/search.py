@@ -1,0 +1,253 @@
+"""The best rows of a trie without reading all of it: best-first search that knows when nothing better can follow.
+
+A row cannot be more likely than what it begins with. So where the k-th best row found is at least as likely as
+everything not yet read on from, the k found are the best there are, proven. Every step reads the most likely open
+nodes of all users at once, on top of the keys and values of what was read before; all bookkeeping stays on the device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from cprec_hf.corpus.ragged import Ragged
+from cprec_hf.errors import InputError
+from cprec_hf.ranking.reader import HEAD_VALUES, Reader, choose_method, rows_of
+from cprec_hf.ranking.scoring import MAX_BATCH_TOKENS, check_fits
+from cprec_hf.ranking.trie import Trie
+
+MAX_NODES = 2048
+"""Nodes read for a user before the search gives up on a proof. Our choice."""
+_AT_ONCE = 32  # nodes of a user read in a step: more means fewer steps, and more nodes that need not have been read
+
+
+@dataclass(frozen=True, eq=False)
+class TopRows:
+    """The best rows of each user.
+
+    Attributes:
+        rows: numbers of rows, best first, int64 [users, k]; -1 where there are no more.
+        log_probs: float32 [users, k], in nats; -inf where there are no more.
+        proven: whether these are the k best there are, bool [users].
+        nodes: how many nodes were read, int64 [users].
+    """
+
+    rows: np.ndarray
+    log_probs: np.ndarray
+    proven: np.ndarray
+    nodes: np.ndarray
+
+
+def can_search(model: Any, prefixes: Ragged, trie: Trie) -> bool:
+    """Whether `top_rows` is right for a model: where `score_candidates` would choose the block mask."""
+    longest = int(prefixes.lengths.max(initial=0)) + len(trie.levels) - 2
+    return choose_method(model, longest) == "mask"
+
+
+def top_rows(
+    model: Any,
+    prefixes: Ragged,
+    trie: Trie,
+    k: int,
+    *,
+    excluded: Ragged | None = None,
+    max_nodes: int = MAX_NODES,
+    max_batch_tokens: int = MAX_BATCH_TOKENS,
+) -> TopRows:
+    """The `k` most likely rows of a trie after each prefix, by the sum of their tokens' log-probabilities.
+
+    Args:
+        model: one for which `can_search` holds.
+        prefixes: one row of token ids a user, at least one token each.
+        trie: of rows that are distinct, and of which none begins another.
+        k: how many.
+        excluded: rows that are not wanted, a row of row numbers a user.
+        max_nodes: nodes read for a user before the search stops without a proof.
+        max_batch_tokens: tokens held at once, cached ones included.
+
+    Raises:
+        InputError: an empty prefix, or one too long for the model with the longest row; or the model needs another
+            method.
+        ValueError: rows repeat or begin one another.
+    """
+    n = len(prefixes)
+    found = TopRows(
+        np.full((n, k), -1), np.full((n, k), -np.inf, np.float32), np.ones(n, dtype=bool), np.zeros(n, dtype=np.int64)
+    )
+    if not n or not len(trie.ends):
+        return found
+    if trie.n_children[trie.ends].any() or len(np.unique(trie.ends)) < len(trie.ends):
+        raise ValueError("rows repeat or begin one another; a search needs rows that end where nothing follows")
+    lengths = trie.depth[trie.ends]
+    worst = np.full(n, lengths.argmax())
+    check_fits(prefixes.lengths, lengths[worst], Reader(model).context, np.arange(n), worst)
+    if not can_search(model, prefixes, trie):
+        raise InputError(f"{type(model).__name__} needs another method than a block mask; score the whole catalogue")
+    reader = Reader(model)
+    order = np.argsort(-prefixes.lengths, kind="stable")
+    with reader.reading(prefixes.row(0)), tqdm(
+        desc="searching", total=n, unit="user", delay=2, disable=None, leave=False
+    ) as bar:  # fmt: skip
+        on_device = _TrieOnDevice(reader, trie)
+        tokens = reader.batch_tokens(max_batch_tokens)
+        head = max(1, HEAD_VALUES // (_AT_ONCE * reader.config.vocab_size))
+        begin = 0
+        while begin < n:
+            longest = int(prefixes.lengths[order[begin]])
+            end = begin + max(1, min(head, tokens // (longest + min(max_nodes, len(trie)))))
+            users = order[begin:end]
+            search = _Search(reader, prefixes.take(users), on_device, k, _barred(trie, users, excluded, reader))
+            for at, *of_users in search.run(max_nodes):
+                for whole, part in zip((found.rows, found.log_probs, found.proven, found.nodes), of_users, strict=True):
+                    whole[users[at]] = part.cpu().numpy()
+            bar.update(len(users))
+            begin = end
+    return found
+
+
+class _TrieOnDevice:
+    """The arrays of a trie as tensors; `row` is the row that ends in a node, -1 where none does."""
+
+    def __init__(self, reader: Reader, trie: Trie) -> None:
+        row = np.full(len(trie), -1)
+        row[trie.ends] = np.arange(len(trie.ends))
+        self.tokens, self.depth, self.row = (reader.tensor(a) for a in (trie.tokens.clip(0), trie.depth, row))
+        self.first_child = reader.tensor(trie.first_child)
+        self.height = len(trie.levels) - 2
+
+
+def _barred(trie: Trie, users: np.ndarray, excluded: Ragged | None, reader: Reader) -> torch.Tensor:
+    """Excluded leaves as sorted numbers user * n_nodes + node."""
+    if excluded is None:
+        return reader.tensor(np.zeros(0, dtype=np.int64))
+    mine = excluded.take(users)
+    owner = np.repeat(np.arange(len(users)), mine.lengths)
+    return reader.tensor(np.unique(owner * len(trie) + trie.ends[mine.values]))
+
+
+class _Search:
+    """A batch of users, a row of every tensor each; users that are done leave it."""
+
+    def __init__(self, reader: Reader, prefixes: Ragged, trie: _TrieOnDevice, k: int, barred: torch.Tensor) -> None:
+        self.reader, self.trie, self.barred = reader, trie, barred
+        past, n = int(prefixes.lengths.max()), len(prefixes)
+        column = np.arange(past) - (past - prefixes.lengths)[:, None]
+        ids = np.zeros(column.shape, dtype=np.int64)
+        ids[column >= 0] = prefixes.values
+        self.seen, self.lengths = reader.tensor(column >= 0), reader.tensor(prefixes.lengths)
+        states, self.cache = reader.read_prefixes(ids, self.seen, column.clip(0), keep_all=True)
+        device = states.device
+        self.users = torch.arange(n, device=device)
+        self.read = torch.zeros(n, dtype=torch.long, device=device)
+        # Of each node read, the columns of what leads to it and its own, by depth, after the prefix' columns.
+        self.paths = torch.full((n, 0, trie.height), -1, device=device)
+        self.rows = torch.full((n, k), -1, device=device)
+        self.log_probs = torch.full((n, k), -torch.inf, device=device)
+        # Open nodes, the most likely first: node, log-probability, column of what it follows. `lost`: of those let go.
+        self.open = torch.zeros((n, 0), dtype=torch.long, device=device)
+        self.open_log_probs, self.open_columns = torch.zeros((n, 0), device=device), self.open
+        self.lost = torch.full((n,), -torch.inf, device=device)
+        root = torch.zeros((n, 1), dtype=torch.long, device=device)
+        self._expand(states[:, None], root, root.float(), root - 1)
+
+    def run(
+        self, max_nodes: int
+    ) -> Iterator[tuple[np.ndarray, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]]:
+        """Search; users come out as they are done: their places in the batch, and what `TopRows` says of them."""
+        while len(self.users):
+            worst = self.log_probs[:, -1:]
+            width = min(_AT_ONCE, max_nodes - self.paths.shape[1])
+            better = self.open_log_probs[:, :width] > worst
+            done = ~better.any(dim=1)
+            if bool(done.any()):
+                bound = torch.cat([self.open_log_probs, self.lost[:, None]], dim=1).amax(dim=1)
+                proven = bound <= worst[:, 0]
+                yield (
+                    self.users[done].cpu().numpy(), self.rows[done], self.log_probs[done], proven[done], self.read[done]
+                )  # fmt: skip
+                self._keep((~done).nonzero()[:, 0])
+                better = better[~done]
+            if len(self.users):
+                self._step(better[:, : int(better.sum(dim=1).max())], max_nodes)
+
+    def _keep(self, rows: torch.Tensor) -> None:
+        for name in (
+            "users", "read", "seen", "lengths", "paths", "rows", "log_probs", "open", "open_log_probs", "open_columns",
+            "lost",
+        ):  # fmt: skip
+            setattr(self, name, getattr(self, name)[rows])
+        self.cache = rows_of(self.cache, rows)
+
+    def _step(self, better: torch.Tensor, max_nodes: int) -> None:
+        """Read the best open nodes, [users, columns], of which `better` may lead to something."""
+        n, width = better.shape
+        before = self.paths.shape[1]
+        nodes, log_probs = self.open[:, :width], self.open_log_probs[:, :width]
+        above = self.open_columns[:, :width, None].expand(-1, -1, self.trie.height)
+        none = torch.full((n, 1, self.trie.height), -1, device=nodes.device)
+        paths = torch.cat([none, self.paths], dim=1).gather(1, above + 1)  # column -1, the prefix, comes first
+        column = before + torch.arange(width, device=nodes.device)
+        depth = (self.trie.depth[nodes] - 1).clamp(min=0)  # padding holds the root
+        paths = paths.scatter(2, depth[..., None], column[None, :, None].expand(n, -1, 1))
+        self.open, self.open_log_probs = self.open[:, width:], self.open_log_probs[:, width:]
+        self.open_columns = self.open_columns[:, width:]
+        self.paths = torch.cat([self.paths, paths], dim=1)
+        self.read += better.sum(dim=1)
+
+        total = before + width
+        sees = torch.zeros((n, width, total + 1), dtype=torch.bool, device=nodes.device)
+        sees.scatter_(2, paths.where(paths >= 0, total), True)
+        mask = torch.cat([self.seen[:, None].expand(-1, width, -1), sees[..., :total]], dim=-1)
+        states = self.reader.read(
+            self.trie.tokens[nodes], self.reader.additive(mask), self.lengths[:, None] + depth, self.cache
+        )
+        self._expand(states, nodes.where(better, -1), log_probs, column.expand(n, -1))
+        if self.open.shape[1] > max_nodes:  # more could not be read in any case
+            self.lost = torch.maximum(self.lost, self.open_log_probs[:, max_nodes])
+            self.open, self.open_log_probs = self.open[:, :max_nodes], self.open_log_probs[:, :max_nodes]
+            self.open_columns = self.open_columns[:, :max_nodes]
+
+    def _expand(
+        self, states: torch.Tensor, nodes: torch.Tensor, log_probs: torch.Tensor, columns: torch.Tensor
+    ) -> None:
+        """Take in the children of nodes [users, columns] (-1: of none): as rows found, or as open nodes."""
+        trie, (n, width) = self.trie, nodes.shape
+        logits = self.reader.predict(states.flatten(0, 1))
+        flat = nodes.flatten()
+        first = trie.first_child[flat.clamp(min=0)]
+        counts = (trie.first_child[flat.clamp(min=0) + 1] - first) * (flat >= 0)
+        source = torch.repeat_interleave(counts)
+        place = torch.arange(len(source), device=source.device)
+        start = counts.cumsum(0) - counts
+        child = first[source] + place - start[source]
+        found = log_probs.flatten()[source] + logits[source, trie.tokens[child]] - logits.logsumexp(-1)[source]
+        user = source // width
+        place = place - start[::width][user]
+
+        shape = n, int(counts.view(n, width).sum(dim=1).max())
+        likely = torch.full(shape, -torch.inf, device=found.device).index_put((user, place), found)
+        row = torch.full(shape, -1, device=found.device).index_put((user, place), trie.row[child])
+        node = torch.zeros(shape, dtype=torch.long, device=found.device).index_put((user, place), child)
+        above = torch.zeros_like(node).index_put((user, place), columns.flatten()[source])
+
+        ends = row >= 0
+        if len(self.barred):
+            ends_allowed = ends & ~torch.isin(self.users[:, None] * len(trie.tokens) + node, self.barred)
+        else:
+            ends_allowed = ends
+        best = torch.cat([self.log_probs, likely.masked_fill(~ends_allowed, -torch.inf)], dim=1)
+        self.log_probs, at = best.topk(self.rows.shape[1], dim=1)
+        self.rows = torch.cat([self.rows, row], dim=1).gather(1, at).masked_fill(self.log_probs == -torch.inf, -1)
+
+        hopeless = ends | (likely <= self.log_probs[:, -1:])
+        likely = torch.cat([self.open_log_probs, likely.masked_fill(hopeless, -torch.inf)], dim=1)
+        likely, at = likely.sort(dim=1, descending=True)
+        some = int((likely > -torch.inf).sum(dim=1).max())
+        self.open_log_probs, at = likely[:, :some], at[:, :some]
+        self.open = torch.cat([self.open, node], dim=1).gather(1, at)
+        self.open_columns = torch.cat([self.open_columns, above], dim=1).gather(1, at)
