@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(arguments: list[str]) -> int:
     parser = _parser()
-    # Stages and evaluation read their own flags (TRL's among them), so those pass through untouched.
+    # Stages, evaluation and prediction read their own flags (TRL's among them), so those pass through untouched.
     verb, rest = arguments[:1], arguments[1:]
     if verb == ["train"] and rest[:1] and rest[0] in STAGES:
         return _stage(rest[0], rest[1:])
@@ -36,6 +36,8 @@ def _run(arguments: list[str]) -> int:
         return _stage("anneal", rest)
     if verb == ["evaluate"]:
         return _main_of("cprec_hf.evaluation.protocol", rest)
+    if verb == ["predict"]:
+        return _main_of("cprec_hf.ranking.predict", rest)
     if not arguments:
         parser.print_help()
         return 0
@@ -104,6 +106,12 @@ def _parser() -> argparse.ArgumentParser:
         "evaluate",
         "rank held-out targets, with baselines and significance",
         "cprec evaluate --config recipes/tiny/evaluate.yaml",
+    )
+    _verb(
+        verbs,
+        "predict",
+        "recommend to every user of a dataset, from files to files",
+        "cprec predict --config recipes/tiny/predict.yaml",
     )
 
     recommend = _verb(

@@ -12,7 +12,8 @@ from cprec_hf.command import run_as_command
 
 VERBS = [
     ["demo"], ["corpus"], ["corpus", "build"], ["corpus", "audit"], ["corpus", "stats"], ["corpus", "push"],
-    ["train"], ["anneal"], ["evaluate"], ["recommend"], ["hub"], ["hub", "serve"], ["hub", "push"], ["hub", "doctor"],
+    ["train"], ["anneal"], ["evaluate"], ["predict"], ["recommend"], ["hub"], ["hub", "serve"],
+    ["hub", "push"], ["hub", "doctor"],
 ]  # fmt: skip
 
 
@@ -38,6 +39,10 @@ def test_without_a_verb_it_helps(capsys):
         (["train", "cpt", "--config", "no/such.yaml"], "no recipe no/such.yaml"),
         (["anneal", "--config", "no/such.yaml"], "no recipe no/such.yaml"),
         (["evaluate", "--config", "no/such.yaml"], "no recipe no/such.yaml"),
+        (["predict", "--config", "no/such.yaml"], "no recipe no/such.yaml"),
+        (["predict", "--model", "m", "--output", "o"], "missing key `input`"),
+        (["predict", "--model", "m", "--output", "o", "--input", "no/such.csv"], "no file no/such.csv"),
+        (["predict", "--column", "user"], "expected OURS=THEIRS"),
         (["recommend", "no-such-folder/here/x"], "no-such-folder"),
         (["hub", "push"], "say what to push"),
         (["hub", "push", "model", "no-such-folder", "me/m"], "no cprec.json here"),

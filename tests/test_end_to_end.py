@@ -83,6 +83,19 @@ def test_a_fresh_process_recommends(finished):
     assert all(titles[found["item_id"]] == found["title"] for found in said["recommendations"])
 
 
+def test_every_test_user_gets_predictions(finished, monkeypatch):
+    monkeypatch.chdir(finished)
+    assert cli.main(["predict", "--config", "recipes/tiny/predict.yaml", "--shard-users", "64", "-k", "3"]) == 0
+    given = pq.read_table("outputs/tiny/corpus/sft-music/test.parquet").to_pylist()
+    found = [row for part in sorted(Path("outputs/tiny/predictions").glob("*.parquet")) for row in
+             pq.read_table(part).to_pylist()]  # fmt: skip
+    assert [row["user_id"] for row in found] == [row["user_id"] for row in given]
+    assert all(len(new["item_ids"]) == 3 for new in found)
+    assert not [new for new, old in zip(found, given, strict=True) if {*new["item_ids"]} & {*old["history"]}]
+    counts = json.loads(Path("outputs/tiny/predictions/predict.json").read_text(encoding="utf-8"))["counts"]
+    assert counts["unknown_items"] == 0 and counts["predicted"] == counts["rows"] == len(given)
+
+
 def test_all_of_it_goes_to_the_hub_and_comes_back(finished, tmp_path):
     """Processes that know only the endpoint, the token and repo ids; nothing that leaves names a folder of this run."""
     script = str(shipped("recipes") / "tiny" / "from_the_hub.py")

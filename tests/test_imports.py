@@ -13,7 +13,7 @@ SHARED = {"errors", "files", "quiet", "recipes", "__version__"}
 COMMANDS = {"command"}  # modules that are also run with `python -m`
 ORDER = ("behaviors", "corpus", "ranking", "training", "evaluation")
 ALLOWED = {room: {*ORDER[: i + 1], "hub", "metrics", *SHARED} for i, room in enumerate(ORDER)}
-ALLOWED |= {room: ALLOWED[room] | COMMANDS for room in ("training", "evaluation")}
+ALLOWED |= {room: ALLOWED[room] | COMMANDS for room in ("ranking", "training", "evaluation")}
 ALLOWED |= {"hub": {"hub", *SHARED}, "metrics": set()}
 WITHOUT_POLARS = tuple(f"corpus/{name}" for name in ("encoder", "ragged", "template", "load", "record", "tokenizer"))
 

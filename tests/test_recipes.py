@@ -27,6 +27,10 @@ def test_recipe(path: Path, monkeypatch):
         from cprec_hf.evaluation.config import EvaluateConfig
 
         assert read_recipe(path, EvaluateConfig).methods
+    elif path.stem == "predict":
+        from cprec_hf.ranking.predict import PredictConfig
+
+        assert read_recipe(path, PredictConfig).shard_users > 0
     elif path.stem == "hub":
         from cprec_hf.hub.recipe import HubConfig
 
@@ -49,6 +53,8 @@ def test_the_stages_of_a_recipe_folder_hand_on_to_each_other():
         read = {v[key] for v in values.values() for key in keys if key in v and "outputs/" in v[key]}
         read |= {m["model"] for stem, v in values.items() if stem == "evaluate" for m in v["methods"] if "model" in m}
         assert read <= written, name
+        for predict in (v for stem, v in values.items() if stem == "predict"):
+            assert predict["model"] in written and predict["input"].split("/sft-")[0] in written, name
 
 
 def test_an_unknown_key_names_the_nearest(tmp_path):

@@ -22,7 +22,12 @@ if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
 LITTLE_SPACE = 2 * 10**9  # bytes; below this a small run's outputs or downloads may not fit
-_READS = {"corpus": "dataset", "model_name_or_path": "model", "init_from": "model"}  # recipe keys that name a repo
+_READS = {
+    "corpus": "dataset",
+    "model": "model",
+    "model_name_or_path": "model",
+    "init_from": "model",
+}  # recipe keys that name a repo
 _WRITES = ("output", "output_dir")
 
 
