@@ -64,22 +64,12 @@ def make_sure(make_recommender: Callable[..., Recommender], make_tiny_model: Any
 
 
 @pytest.fixture(scope="session")
-def make_scripted(make_tiny_model: Any, record: Any) -> Callable[..., Recommender]:
-    """`make_scripted(tokenizer, ids, titles)`: writes `ids` after any prompt: each token alone decides the next."""
+def make_scripted(make_scripted_model: Any, record: Any) -> Callable[..., Recommender]:
+    """`make_scripted(tokenizer, ids, titles)`: items i0, i1, ... of these titles, and a model that writes `ids`."""
 
     def make(tokenizer: Any, ids: list[int], titles: list[str]) -> Recommender:
-        assert len({*ids[:-1]}) == len(ids) - 1, "a token twice cannot be followed by two others"
-        model = make_tiny_model("qwen3", tokenizer, tie_word_embeddings=False)
-        newline = Encoder(tokenizer).segments(["a\n"]).row(0)[-1]
-        with torch.no_grad():
-            for layer in model.model.layers:
-                layer.self_attn.o_proj.weight.zero_()
-                layer.mlp.down_proj.weight.zero_()
-            embedding, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight.zero_()
-            for token, following in zip([newline, *ids[:-1]], ids, strict=True):
-                head[int(following)] += embedding[int(token)] / embedding[int(token)].norm()
         rows = [{"item_id": f"i{n}", "domain": "Garden", "title": t, "full_title": t} for n, t in enumerate(titles)]
-        return Recommender(model, tokenizer, record, pa.Table.from_pylist(rows))
+        return Recommender(make_scripted_model(tokenizer, ids), tokenizer, record, pa.Table.from_pylist(rows))
 
     return make
 
