@@ -192,6 +192,25 @@ def test_candidates_that_share_a_title_are_all_named(any_tokenizer: Any, make_sc
     assert per_row["correct"].tolist() == [pytest.approx(1 / 3), 0]
 
 
+def test_a_recurrent_model_reads_no_padding(byte_level_tokenizer: Any, make_recommender: Any) -> None:
+    """RWKV takes no mask: prompts of different lengths in one batch would be answered from the padding."""
+    import transformers
+
+    shape = {"vocab_size": len(byte_level_tokenizer), "hidden_size": 32, "num_hidden_layers": 2, "context_length": 256}
+    made = make_recommender(byte_level_tokenizer)
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(0)
+        model = transformers.RwkvForCausalLM(transformers.RwkvConfig(**shape)).eval()
+        for weight in model.parameters():
+            if weight.dim() > 1:
+                weight.normal_(std=0.3)
+    recommender = Recommender(model, byte_level_tokenizer, made.record, made.items)
+    answers = generate_and_match(recommender, HISTORIES, CANDIDATES)
+    for user, text in enumerate(answers.texts):
+        expected, margin = twin(recommender, HISTORIES[user], CANDIDATES[user])
+        assert text == expected or margin < 1e-4
+
+
 def test_a_list_in_the_prompt_is_part_of_it(byte_level_tokenizer: Any, make_sure: Any) -> None:
     recommender = make_sure(byte_level_tokenizer)
     recommender.record = dataclasses.replace(recommender.record, candidate_list_in_prompt=True)
