@@ -128,6 +128,7 @@ def _parser() -> argparse.ArgumentParser:
     recommend.add_argument("--domain", help="domain to recommend from; the model's own if not given")
     recommend.add_argument("-k", type=int, default=5, help="how many items (default 5)")
     recommend.add_argument("--score", choices=("sum", "mean", "pmi"), default="sum", help="see docs/method.md")
+    recommend.add_argument("--explain", action="store_true", help="why the best one: history items and tokens")
     recommend.add_argument("--json", action="store_true", help="machine-readable output")
     recommend.set_defaults(run=_recommend)
     return parser
@@ -182,6 +183,7 @@ def _corpus_push(given: argparse.Namespace) -> int:
 def _recommend(given: argparse.Namespace) -> int:
     from cprec_hf.corpus.load import load_corpus, load_facts
     from cprec_hf.quiet import without_datasets_bars
+    from cprec_hf.ranking.explain import explain
     from cprec_hf.ranking.recommender import Recommender
 
     recommender = Recommender.from_pretrained(given.model, revision=given.revision)
@@ -199,14 +201,18 @@ def _recommend(given: argparse.Namespace) -> int:
         row = rows[given.example]
         history, who = row["history"], f"user {row['user_id']}"
     found = recommender.recommend([history], k=given.k, domain=domain, score=given.score)[0]
+    why = explain(recommender, history, found[0].item_id, domain, given.score) if given.explain and found else None
     if given.json:
         rows_out = [{"item_id": r.item_id, "title": r.title, "score": r.score} for r in found]
-        print(json.dumps({"history": history, "recommendations": rows_out}, ensure_ascii=False))
+        reasons = {"explanation": why.as_dict()} if why else {}
+        print(json.dumps({"history": history, "recommendations": rows_out, **reasons}, ensure_ascii=False))
         return 0
     names = recommender.titles(history, domain)
     print(f"History ({who}), oldest first:", *(f"  {name}" for name in names or ["(empty)"]), sep="\n")
     print(f"Recommended in {domain} (score {given.score}, nats):")
     print(*(f"  {place}. {r.title}  {r.score:.2f}" for place, r in enumerate(found, 1)), sep="\n")
+    if why:
+        print(f"Why {found[0].title}:", why.describe(), sep="\n")
     return 0
 
 

@@ -20,7 +20,7 @@ os.environ |= {
     "TRANSFORMERS_VERBOSITY": "error",
 }
 
-from collections.abc import Callable, Iterator  # noqa: E402
+from collections.abc import Callable, Iterator, Sequence  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
@@ -163,6 +163,30 @@ def make_tiny_model() -> Callable[..., Any]:
 def tiny_model(make_tiny_model: Callable[..., Any]) -> Callable[..., Any]:
     """`tiny_model(tokenizer)`: the Qwen3-shaped one."""
     return lambda tokenizer, **config: make_tiny_model("qwen3", tokenizer, **config)
+
+
+@pytest.fixture(scope="session")
+def make_scripted_model(make_tiny_model: Callable[..., Any]) -> Callable[..., Any]:
+    """`make_scripted_model(tokenizer, ids)`: writes `ids` after any prompt, since each token alone decides the next."""
+
+    def make(tokenizer: Any, ids: Sequence[int]) -> Any:
+        import torch
+
+        from cprec_hf.corpus.encoder import Encoder
+
+        assert len({*ids[:-1]}) == len(ids) - 1, "a token twice cannot be followed by two others"
+        model = make_tiny_model("qwen3", tokenizer, tie_word_embeddings=False)
+        newline = Encoder(tokenizer).segments(["a\n"]).row(0)[-1]
+        with torch.no_grad():
+            for layer in model.model.layers:
+                layer.self_attn.o_proj.weight.zero_()
+                layer.mlp.down_proj.weight.zero_()
+            embedding, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight.zero_()
+            for token, following in zip([newline, *ids[:-1]], ids, strict=True):
+                head[int(following)] += embedding[int(token)] / embedding[int(token)].norm()
+        return model
+
+    return make
 
 
 class HubMachine:

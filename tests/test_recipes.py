@@ -51,7 +51,9 @@ def test_the_stages_of_a_recipe_folder_hand_on_to_each_other():
         written = {v.get("output_dir", v.get("output")) for v in values.values()}
         keys = ("corpus", "model_name_or_path", "init_from")
         read = {v[key] for v in values.values() for key in keys if key in v and "outputs/" in v[key]}
-        read |= {m["model"] for stem, v in values.items() if stem == "evaluate" for m in v["methods"] if "model" in m}
+        read |= {
+            m["model"] for stem, v in values.items() if stem[:8] == "evaluate" for m in v["methods"] if "model" in m
+        }
         assert read <= written, name
         for predict in (v for stem, v in values.items() if stem == "predict"):
             assert predict["model"] in written and predict["input"].split("/sft-")[0] in written, name

@@ -137,6 +137,10 @@ class Encoder:
         """The text of ids, special tokens included, spaces as they are."""
         return self._backend.decode([int(i) for i in ids], skip_special_tokens=False)
 
+    def texts(self, rows: Ragged) -> list[str]:
+        """The text of each row of ids, as `decode` gives it."""
+        return self._backend.decode_batch(rows.to_arrow().to_pylist(), skip_special_tokens=False)
+
     def _encode(self, lines: Sequence[str], *, ends: bool) -> Ragged:
         values, lengths = [np.empty(0, np.int32)], [np.empty(0, np.int64)]
         for i in range(0, len(lines), _BATCH):

@@ -9,6 +9,7 @@ from cprec_hf.errors import InputError
 
 Kind = Literal[
     "model",
+    "generate",
     "item_knn",
     "title_overlap",
     "popularity",
@@ -17,6 +18,7 @@ Kind = Literal[
     "latent_oracle",
     "bayes_oracle",
 ]
+MODELS = ("model", "generate")
 ORACLES = ("latent_oracle", "bayes_oracle")
 
 
@@ -27,22 +29,24 @@ class MethodConfig:
     name: str
     """What the row is called."""
     kind: Kind
-    """`model`, a baseline, or a ceiling of a simulated marketplace."""
+    """`model`, `generate` (a model whose written answers are looked up), a baseline, or a ceiling of a marketplace."""
     model: str | None = None
-    """kind model: repo or folder of a model of ours, or of any plain language model, which then ranks zero-shot."""
+    """kinds model and generate: repo or folder of a model of ours, or a plain language model, which is zero-shot."""
     revision: str | None = None
-    """kind model: branch, tag or commit of the repo."""
+    """kinds model and generate: branch, tag or commit of the repo."""
     score: Literal["sum", "mean", "pmi"] = "sum"
     """kind model: how token log-probabilities make a title's score; see `Recommender.rank`."""
 
     def __post_init__(self) -> None:
         """Raise `InputError` if `model` is missing, or given where it means nothing."""
-        if self.kind == "model" and not self.model:
-            raise InputError(f"method {self.name!r} is of kind model; give `model`, a folder or repo id")
-        if self.kind != "model" and (self.model or self.revision or self.score != "sum"):
+        if self.kind in MODELS and not self.model:
+            raise InputError(f"method {self.name!r} is of kind {self.kind}; give `model`, a folder or repo id")
+        if self.kind not in MODELS and (self.model or self.revision or self.score != "sum"):
             raise InputError(
                 f"method {self.name!r} is of kind {self.kind}, which takes no `model`, `revision` or `score`"
             )
+        if self.kind == "generate" and self.score != "sum":
+            raise InputError(f"method {self.name!r} is of kind generate, which takes no `score`: answers have none")
 
 
 @dataclass(frozen=True)

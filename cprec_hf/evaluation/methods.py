@@ -1,4 +1,4 @@
-"""One method, one array of scores: each goes through `score_method`, on the same frozen candidates."""
+"""Each method is measured on the same frozen candidates: by its scores (`score_method`) or by its written answers."""
 
 from __future__ import annotations
 
@@ -15,9 +15,11 @@ from cprec_hf.corpus.load import corpus_commit, load_corpus, load_facts
 from cprec_hf.corpus.memoriser import memoriser_scores
 from cprec_hf.errors import InputError
 from cprec_hf.evaluation import baselines
-from cprec_hf.evaluation.config import ORACLES, EvaluateConfig, MethodConfig
-from cprec_hf.evaluation.models import check_model, score_model
+from cprec_hf.evaluation.config import MODELS, ORACLES, EvaluateConfig, MethodConfig
+from cprec_hf.evaluation.models import answers_of_model, check_model, score_model
 from cprec_hf.evaluation.rows import Catalogue, Rows, training_interactions
+from cprec_hf.metrics.candidate_match.candidate_match import candidate_match
+from cprec_hf.metrics.ranking_at_k.ranking_at_k import ranking_at_k
 
 if TYPE_CHECKING:
     from cprec_hf.behaviors.marketplace_oracle import MarketplaceOracle
@@ -78,7 +80,7 @@ class Task:
             _ = task.oracle
         wanted = np.union1d(task.rows.candidates, task.rows.histories.values)
         for method in config.methods:
-            if method.kind == "model":
+            if method.kind in MODELS:
                 check_model(method, config, catalogue.item_ids.take(pa.array(wanted)))
         return task
 
@@ -120,6 +122,41 @@ class Task:
 
     def _split(self, name: str) -> pa.Table:
         return _table(self.splits, name, self.config.corpus)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a method is worth on each row, and what is to be recorded of it."""
+
+    metrics: dict[str, np.ndarray]
+    """`ranking_at_k`'s values [rows] by name."""
+    matched: dict[str, np.ndarray]
+    """kind generate: `candidate_match`'s values [rows] by name; of other kinds empty."""
+    record: dict[str, Any]
+
+
+def measure_method(method: MethodConfig, task: Task) -> Measured:
+    """Run one method and measure it.
+
+    Of a written answer a ranking is made by putting it first, what names no candidate too, and the other candidates
+    after it in random order, of which metrics take the expectation. So hr@1 is hr_all, and a cut-off of k adds what
+    k - 1 guesses are worth.
+
+    Raises:
+        InputError, ValueError: as `score_method`.
+    """
+    rows, ks = task.rows, task.config.k
+    if method.kind != "generate":
+        scores, record = score_method(method, task)
+        return Measured(ranking_at_k(scores, rows.relevance, ks), {}, record)
+    answers, record = answers_of_model(method, task.config, rows)
+    targets = answers.titles[np.arange(len(rows)), rows.relevance.argmax(axis=1)]
+    matched = candidate_match(answers.texts, targets.tolist(), answers.titles.tolist())
+    # One more candidate, never relevant: first where the answer is invalid, else last.
+    stranger = np.where(matched["valid"] > 0, -1.0, 1.0)
+    scores = np.column_stack([answers.named, stranger])
+    relevance = np.column_stack([rows.relevance, np.zeros(len(rows))])
+    return Measured(ranking_at_k(scores, relevance, ks), matched, record)
 
 
 def score_method(method: MethodConfig, task: Task) -> tuple[np.ndarray, dict[str, Any]]:

@@ -7,7 +7,7 @@ language model: it ranks zero-shot, with the template, the sizes and the items o
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,12 +19,16 @@ from cprec_hf.evaluation.config import EvaluateConfig, MethodConfig
 from cprec_hf.evaluation.rows import Rows
 from cprec_hf.hub.files import local_path
 
+if TYPE_CHECKING:
+    from cprec_hf.ranking.generate import Answers
+    from cprec_hf.ranking.recommender import Recommender
+
 
 def check_model(method: MethodConfig, config: EvaluateConfig, wanted: pa.Array) -> None:
     """Check that a model is there, whole, and knows the items it will rank; of a repo, this downloads it.
 
     Args:
-        method: of kind model.
+        method: of kind model or generate.
         config: the evaluation.
         wanted: ids of the domain's items in histories and candidates, string [n].
 
@@ -57,16 +61,33 @@ def score_model(method: MethodConfig, config: EvaluateConfig, rows: Rows) -> tup
     Raises:
         InputError: it cannot be loaded, or cannot rank these rows.
     """
+    recommender = _open(method, config)
+    histories, candidates = rows.table["history"].to_pylist(), rows.table["candidates"].to_pylist()
+    scores = recommender.rank(histories, candidates, domain=config.domain, score=method.score)
+    return scores, {"record": asdict(recommender.record)}
+
+
+def answers_of_model(method: MethodConfig, config: EvaluateConfig, rows: Rows) -> tuple[Answers, dict[str, Any]]:
+    """What a model writes for each row, matched with its candidates, and the model's record.
+
+    Raises:
+        InputError: it cannot be loaded, or cannot read these rows.
+    """
+    from cprec_hf.ranking.generate import generate_and_match
+
+    recommender = _open(method, config)
+    histories, candidates = rows.table["history"].to_pylist(), rows.table["candidates"].to_pylist()
+    answers = generate_and_match(recommender, histories, candidates, domain=config.domain)
+    return answers, {"record": asdict(recommender.record)}
+
+
+def _open(method: MethodConfig, config: EvaluateConfig) -> Recommender:
     from cprec_hf.ranking.recommender import Recommender
 
     assert method.model is not None
     if is_plain(method.model, method.revision):
-        recommender = Recommender.zero_shot(method.model, config.corpus, method.revision, config.corpus_revision)
-    else:
-        recommender = Recommender.from_pretrained(method.model, revision=method.revision)
-    histories, candidates = rows.table["history"].to_pylist(), rows.table["candidates"].to_pylist()
-    scores = recommender.rank(histories, candidates, domain=config.domain, score=method.score)
-    return scores, {"record": asdict(recommender.record)}
+        return Recommender.zero_shot(method.model, config.corpus, method.revision, config.corpus_revision)
+    return Recommender.from_pretrained(method.model, revision=method.revision)
 
 
 def is_plain(model: str, revision: str | None) -> bool:

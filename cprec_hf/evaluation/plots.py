@@ -14,7 +14,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from cprec_hf.evaluation.config import ORACLES
+from cprec_hf.evaluation.config import MODELS, ORACLES
 from cprec_hf.hub.curves import STYLE, Curve, plot_learning_rate, png, shade_phases
 from cprec_hf.hub.markdown import one_line
 
@@ -33,7 +33,7 @@ def plot_comparison(results: Mapping[str, Any], path: Path) -> None:
             values = [m["metrics"][metric] for m in methods]
             means = [v["mean"] for v in values]
             error = [[max(v["mean"] - v["low"], 0) for v in values], [max(v["high"] - v["mean"], 0) for v in values]]
-            colours = [_KINDS["model" if m["kind"] == "model" else "other"] for m in methods]
+            colours = [_KINDS["model" if m["kind"] in MODELS else "other"] for m in methods]
             panel.barh(
                 range(len(methods)), means, xerr=error, color=colours, height=0.7, error_kw={"lw": 1, "capsize": 2}
             )

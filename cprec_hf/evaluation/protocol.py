@@ -22,17 +22,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cprec_hf.command import run_as_command
-from cprec_hf.evaluation.config import EvaluateConfig, MethodConfig
-from cprec_hf.evaluation.methods import Task, score_method
+from cprec_hf.evaluation.config import MODELS, EvaluateConfig, MethodConfig
+from cprec_hf.evaluation.matches import summarise_matches
+from cprec_hf.evaluation.methods import Task, measure_method
 from cprec_hf.evaluation.report import console_table, write_report
 from cprec_hf.evaluation.significance import RESAMPLES, bootstrap_means, compare, estimate
 from cprec_hf.files import atomic_folder, require_free_space
 from cprec_hf.hub.markdown import one_line
-from cprec_hf.metrics.ranking_at_k.ranking_at_k import ranking_at_k
 from cprec_hf.quiet import without_datasets_bars
 from cprec_hf.recipes import read_recipe
 
 RESULTS_FORMAT = 1
+PerUser = dict[str, dict[str, np.ndarray]]  # by method and metric, float64 [users]
 
 
 def run_evaluation(config: EvaluateConfig, *, overwrite: bool = False) -> Path:
@@ -56,23 +57,24 @@ def run_evaluation(config: EvaluateConfig, *, overwrite: bool = False) -> Path:
         require_free_space(
             config.output, 16 * len(task.rows.user_ids) * len(config.methods) * len(config.k) * 4 + 10**7
         )
-        per_user, records = _score_all(task)
+        per_user, matched, records = _measure_all(task)
         results = {
             **_about(task),
             "reference": _references(config, per_user),
-            "methods": _summaries(config, per_user, records),
+            "methods": _summaries(config, per_user, matched, records),
         }
-        _write_per_user(folder / "per_user.parquet", task, per_user)
+        _write_per_user(folder / "per_user.parquet", task, per_user, matched)
         write_report(folder, results, curves)
         table = console_table(results)
     print(f"\n{table}\n\nwritten to {config.output}")
     return Path(config.output)
 
 
-def _score_all(task: Task) -> tuple[dict[str, dict[str, np.ndarray]], dict[str, dict[str, Any]]]:
-    """Per method: metrics [users] by name, and what is recorded of it. Prints a line and an estimate for each."""
+def _measure_all(task: Task) -> tuple[PerUser, PerUser, dict[str, dict[str, Any]]]:
+    """Per method: metrics, and how answers matched; and what is recorded of it. Prints a line and an estimate each."""
     config, rows = task.config, task.rows
-    per_user: dict[str, dict[str, np.ndarray]] = {}
+    per_user: PerUser = {}
+    matched: PerUser = {}
     records: dict[str, dict[str, Any]] = {}
     print(
         f"{config.domain}, {config.split}: {len(rows.user_ids):,} users, {len(rows):,} rows of "
@@ -82,10 +84,12 @@ def _score_all(task: Task) -> tuple[dict[str, dict[str, np.ndarray]], dict[str, 
     spent = {True: [0.0, 0], False: [0.0, 0]}  # seconds and methods, of models and of others
     width = max(len(method.name) for method in config.methods)
     for i, method in enumerate(config.methods, start=1):
-        start, is_model = time.perf_counter(), method.kind == "model"
-        scores, records[method.name] = score_method(method, task)
-        per_row = ranking_at_k(scores, rows.relevance, config.k)
-        per_user[method.name] = {name: rows.per_user(values) for name, values in per_row.items()}
+        start, is_model = time.perf_counter(), method.kind in MODELS
+        found = measure_method(method, task)
+        per_user[method.name] = {name: rows.per_user(values) for name, values in found.metrics.items()}
+        if found.matched:
+            matched[method.name] = {name: rows.per_user(values) for name, values in found.matched.items()}
+        records[method.name] = found.record
         seconds = time.perf_counter() - start
         spent[is_model] = [spent[is_model][0] + seconds, spent[is_model][1] + 1]
         first = f"hr@{config.k[0]}"
@@ -95,12 +99,12 @@ def _score_all(task: Task) -> tuple[dict[str, dict[str, np.ndarray]], dict[str, 
             flush=True,
         )
         gc.collect()  # the model, before the next one is loaded
-    return per_user, records
+    return per_user, matched, records
 
 
 def _left(remaining: Sequence[MethodConfig], spent: dict[bool, list[float]]) -> str:
     """The time the remaining methods should take, from the mean of those like them; empty if none has run yet."""
-    wanted = {kind: sum((m.kind == "model") is kind for m in remaining) for kind in spent}
+    wanted = {kind: sum((m.kind in MODELS) is kind for m in remaining) for kind in spent}
     if not remaining or any(wanted[kind] and not spent[kind][1] for kind in spent):
         return ""
     seconds = sum(spent[kind][0] / spent[kind][1] * n for kind, n in wanted.items() if n)
@@ -138,7 +142,7 @@ def _about(task: Task) -> dict[str, Any]:
     }
 
 
-def _references(config: EvaluateConfig, per_user: dict[str, dict[str, np.ndarray]]) -> dict[str, str]:
+def _references(config: EvaluateConfig, per_user: PerUser) -> dict[str, str]:
     """For each metric, the best of the methods that `reference` names (the first of equals)."""
     if not config.reference:
         return {}
@@ -147,14 +151,15 @@ def _references(config: EvaluateConfig, per_user: dict[str, dict[str, np.ndarray
 
 
 def _summaries(
-    config: EvaluateConfig, per_user: dict[str, dict[str, np.ndarray]], records: dict[str, dict[str, Any]]
+    config: EvaluateConfig, per_user: PerUser, matched: PerUser, records: dict[str, dict[str, Any]]
 ) -> list[dict[str, Any]]:
-    """Per method: what it is, its metrics with intervals, and its comparison with the reference."""
+    """Per method: what it is, metrics with intervals, the comparison with the reference, how its answers matched."""
     reference = _references(config, per_user)
     columns = [(method.name, metric) for method in config.methods for metric in per_user[method.name]]
     values = [per_user[name][metric] for name, metric in columns]
     gaps = [per_user[name][m] - per_user[reference[m]][m] for name, m in columns] if reference else []
-    means = bootstrap_means(np.stack(values + gaps, axis=1), config.seed)
+    answers = [matched[name][value] for name in matched for value in ("correct", "valid")]
+    means = bootstrap_means(np.stack(values + gaps + answers, axis=1), config.seed)
     summaries: dict[str, dict[str, Any]] = {
         method.name: {**dataclasses.asdict(method), **records[method.name], "metrics": {}, "against_reference": {}}
         for method in config.methods
@@ -165,13 +170,21 @@ def _summaries(
         if reference and name != reference[metric]:
             compared = compare(values[i], per_user[reference[metric]][metric], means[:, len(columns) + i])
             summaries[name]["against_reference"][metric] = dataclasses.asdict(compared)
+    for i, (name, values_of) in enumerate(matched.items()):
+        resampled = means[:, len(values) + len(gaps) + 2 * i :]
+        three = summarise_matches(values_of["correct"], values_of["valid"], resampled[:, 0], resampled[:, 1])
+        summaries[name]["matched"] = {metric: dataclasses.asdict(estimated) for metric, estimated in three.items()}
     return list(summaries.values())
 
 
-def _write_per_user(path: Path, task: Task, per_user: dict[str, dict[str, np.ndarray]]) -> None:
-    """One row per user: user_id, rows, and a column `<method>/<metric>` for each method and metric."""
+def _write_per_user(path: Path, task: Task, per_user: PerUser, matched: PerUser) -> None:
+    """One row per user: user_id, rows, and a column `<method>/<metric>` for each method and metric.
+
+    For answers also `<method>/correct` and `<method>/valid`: hr_all and valid_ratio are their means, hr_valid the
+    first's over the second's.
+    """
     columns: dict[str, Any] = {"user_id": task.rows.user_ids, "rows": np.bincount(task.rows.users)}
-    for name, metrics in per_user.items():
+    for name, metrics in [*per_user.items(), *matched.items()]:
         columns |= {f"{name}/{metric}": values for metric, values in metrics.items()}
     pq.write_table(pa.table(columns), path)
 

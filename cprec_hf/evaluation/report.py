@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cprec_hf.evaluation.config import ORACLES
+from cprec_hf.evaluation.config import MODELS, ORACLES
 from cprec_hf.hub.markdown import escape, one_line
 
 if TYPE_CHECKING:
@@ -45,15 +45,10 @@ def headline_metrics(ks: Sequence[int]) -> list[str]:
 
 
 def console_table(results: Mapping[str, Any]) -> str:
-    """The table as aligned plain text."""
-    head, body = _cells(results)
-    rows = [[one_line(cell) for cell in row] for row in [head, *body]]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))])
-        for row in rows
-    ]
-    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:], *(f"  {n}" for n in _notes(results, one_line))])
+    """The table as aligned plain text, with a second one if answers were generated and matched."""
+    lines = [*_aligned(*_cells(results)), *(f"  {note}" for note in _notes(results, one_line))]
+    head, body = _matched_cells(results)
+    return "\n".join(lines + (["", *_aligned(head, body)] if body else []))
 
 
 def markdown(results: Mapping[str, Any], figures: Mapping[str, str]) -> str:
@@ -67,12 +62,13 @@ def markdown(results: Mapping[str, Any], figures: Mapping[str, str]) -> str:
     lines = [
         f"# {escape(results['domain'])}: {escape(results['split'])} split of {escape(corpus['name'])}",
         "",
-        "| " + " | ".join(head) + " |",
-        "|---|" + "---:|" * (len(head) - 1),
-        *("| " + " | ".join([escape(row[0]), *row[1:]]) + " |" for row in body),
+        *_piped(head, body),
         "",
         *(f"{note}\n" for note in _notes(results, escape)),
     ]
+    head, body = _matched_cells(results)
+    if body:
+        lines += ["## Generate and match", "", *_piped(head, body), ""]
     for file, caption in figures.items():
         lines += [f"![{caption}]({file})", "", caption, ""]
     lines += ["## Protocol", "", *(f"- {line}" for line in _protocol(results)), "", "## Methods", ""]
@@ -89,6 +85,26 @@ def markdown(results: Mapping[str, Any], figures: Mapping[str, str]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _aligned(head: list[str], body: list[list[str]]) -> list[str]:
+    """A table as lines of plain text, the first column to the left."""
+    rows = [[one_line(cell) for cell in row] for row in [head, *body]]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))])
+        for row in rows
+    ]
+    return [lines[0], "-" * len(lines[0]), *lines[1:]]
+
+
+def _piped(head: list[str], body: list[list[str]]) -> list[str]:
+    """A table as lines of Markdown; the first column holds untrusted names."""
+    return [
+        "| " + " | ".join(head) + " |",
+        "|---|" + "---:|" * (len(head) - 1),
+        *("| " + " | ".join([escape(row[0]), *row[1:]]) + " |" for row in body),
+    ]
+
+
 def _cells(results: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     metrics, reference = headline_metrics(results["k"]), results["reference"]
     tested = [m for m in (metrics[0], metrics[-1]) if reference]
@@ -97,14 +113,28 @@ def _cells(results: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     for method in results["methods"]:
         row = [method["name"]]
         for metric in metrics:
-            value = method["metrics"][metric]
-            row.append(f"{value['mean']:.3f} [{value['low']:.3f}, {value['high']:.3f}]")
+            row.append(_value(method["metrics"][metric]))
         row.append(f"{results['users']:,}")
         for metric in tested:
             compared = method["against_reference"].get(metric)
             row.append(_gain(compared) if compared else "reference")
         body.append(row)
     return head, body
+
+
+def _matched_cells(results: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """The second table: a row for each method of kind generate."""
+    metrics = ["hr_all", "hr_valid", "valid_ratio"]
+    body = [
+        [method["name"], *(_value(method["matched"][metric]) for metric in metrics), f"{results['users']:,}"]
+        for method in results["methods"]
+        if "matched" in method
+    ]
+    return ["generate and match", *(f"{metric} [95 %]" for metric in metrics), "n"], body
+
+
+def _value(value: Mapping[str, float]) -> str:
+    return f"{value['mean']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"
 
 
 def _gain(compared: Mapping[str, Any]) -> str:
@@ -131,10 +161,17 @@ def _notes(results: Mapping[str, Any], shown: Callable[[object], str]) -> list[s
 
 def _protocol(results: Mapping[str, Any]) -> list[str]:
     policy = results["corpus"]["split_policy"]["policy"]
+    generated = [
+        "Generate and match, for comparison with earlier work: the model writes an answer greedily, which is looked up "
+        "by its text among the candidates. hr_all: right answers among all; hr_valid: among those that name a "
+        "candidate; valid_ratio: how many do. In the first table the answer stands first, what names no candidate too, "
+        "and the others follow in random order: hr@1 is hr_all.",
+    ]
     return [
         f"{results['users']:,} users, {results['rows']:,} rows, split policy {escape(policy)}; each row ranks the same "
         f"{results['candidates']} frozen candidates for every method, out of {results['items']:,} items.",
         "Models score by log-likelihood, never by parsing generated text. Ties count as the mean over their orders.",
+        *(generated if any("matched" in method for method in results["methods"]) else []),
         "A user's value is the mean over the user's rows; a method's is the mean over users.",
         f"95 % percentile intervals and bootstrap p-values from {results['bootstrap_resamples']:,} resamples of users, "
         f"the same for all methods (seed {results['seed']}).",
@@ -148,10 +185,11 @@ def _protocol(results: Mapping[str, Any]) -> list[str]:
 
 def _method(method: Mapping[str, Any]) -> str:
     parts = [escape(method["kind"])]
-    if method["kind"] == "model":
+    if method["kind"] in MODELS:
         record = method["record"]
         source = method["model"] + (f" at {method['revision']}" if method["revision"] else "")
-        parts.append(f"{escape(source)}, score {escape(method['score'])}")
+        how = f"score {escape(method['score'])}" if method["kind"] == "model" else "greedy answers looked up by text"
+        parts.append(f"{escape(source)}, {how}")
         if record["stage"] == "none":
             parts.append("a plain language model, as it is: zero-shot, with the corpus' template and items")
         else:

@@ -35,8 +35,8 @@ def results_of(results: Mapping[str, Any], method: str) -> list[dict[str, Any]]:
         raise InputError(f"the results have no method {method!r}; they have {names}")
     corpus = results["corpus"]
     about = {"domain": results["domain"], "split": results["split"], "candidates": results["candidates"]}
-    if found[0]["kind"] == "model":
-        about["score"] = found[0]["score"]
+    if found[0].get("model"):
+        about["score"] = found[0]["score"] if found[0]["kind"] == "model" else "generate and match"
     where = {"dataset": corpus["location"], "revision": corpus["revision"]} if is_repo_id(corpus["location"]) else {}
     wanted = [f"{name}@{k}" for k in results["k"] for name in (("hr", "ndcg") if k > 1 else ("hr",))]
     values = {metric: found[0]["metrics"][metric] for metric in wanted}

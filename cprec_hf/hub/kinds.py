@@ -219,9 +219,9 @@ def _plan_model(
 
 
 def _method_of(folder: Path, report: Mapping[str, Any], where: str | Path) -> str:
-    """The name under which an evaluation ranked the model of a folder."""
+    """The name under which an evaluation ranked the model of a folder, by likelihood."""
     for method in report["methods"]:
-        if method.get("model") and Path(method["model"]).resolve() == folder.resolve():
+        if method["kind"] == "model" and Path(method["model"]).resolve() == folder.resolve():
             return method["name"]
     raise InputError(f"{where}: {folder} is not among the models that were ranked there")
 

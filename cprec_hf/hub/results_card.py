@@ -10,6 +10,7 @@ from cprec_hf.hub.markdown import Safe, escape, one_line, render, table
 
 _KINDS = {
     "model": "language model",
+    "generate": "language model whose written answers are looked up",
     "item_knn": "items often taken by the same users (item-kNN)",
     "title_overlap": "words shared with the history's titles",
     "popularity": "most taken first",
@@ -69,7 +70,7 @@ def _methods(results: Mapping[str, Any], *metrics: str) -> Safe:
     tested = [metric for metric in metrics if results["reference"]]
     rows = [
         [
-            Safe(f"**{escape(method['name'])}**") if method["kind"] == "model" else method["name"],
+            Safe(f"**{escape(method['name'])}**") if method.get("model") else method["name"],
             _what(method),
             *(_value(method["metrics"][metric]) for metric in metrics),
             results["users"],
@@ -83,10 +84,11 @@ def _methods(results: Mapping[str, Any], *metrics: str) -> Safe:
 
 def _what(method: Mapping[str, Any]) -> str:
     kind = _KINDS.get(method["kind"], method["kind"])
-    if method["kind"] != "model":
+    if not method.get("model"):
         return kind
     revision = f" at {method['revision']}" if method["revision"] else ""
-    return f"{kind}: {place(method['model'])}{revision}, score {method['score']}"
+    score = f", score {method['score']}" if method["kind"] == "model" else ""
+    return f"{kind}: {place(method['model'])}{revision}{score}"
 
 
 def _value(value: Mapping[str, float]) -> str:

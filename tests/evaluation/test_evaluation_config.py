@@ -45,6 +45,8 @@ def test_a_recipe_reads_into_the_config(tmp_path: Path) -> None:
         ("output: there", "output: there\nseed: -1", "`seed` is -1"),
         ("output: there", "output: there\nsplit: train", "'train'"),
         ("score: mean", "score: max", "'max'"),
+        ("kind: model, model: m, score: mean", "kind: generate", "of kind generate; give `model`"),
+        ("kind: model, model: m", "kind: generate, model: m", "of kind generate, which takes no `score`"),
     ],
 )
 def test_a_wrong_value_is_named(tmp_path: Path, old: str, new: str, message: str) -> None:

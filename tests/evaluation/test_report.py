@@ -56,6 +56,30 @@ def test_markdown_table_has_one_row_a_method_and_the_choices() -> None:
     assert "best of 9 settings" in text and "![Caption.](comparison.png)" in text and "1,234 tokens" in text
 
 
+def with_answers(name: str = "other") -> dict[str, Any]:
+    results = make_results(name)
+    three = {m: {"mean": v, "low": v - 0.1, "high": v + 0.1} for m, v in
+             (("hr_all", 0.2), ("hr_valid", 0.4), ("valid_ratio", 0.5))}  # fmt: skip
+    record = results["methods"][0]["record"]
+    results["methods"].append(method(name, [0.2, 0.3, 0.3], kind="generate", model="m", revision=None, score="sum",
+                                     record=record, matched=three))  # fmt: skip
+    return results
+
+
+def test_answers_stand_in_a_second_table() -> None:
+    lines = console_table(with_answers("generated")).splitlines()
+    head = next(i for i, line in enumerate(lines) if line.startswith("generate and match"))
+    assert lines[head + 2].split()[0] == "generated" and len(lines) == head + 3
+    assert "0.200 [0.100, 0.300]" in lines[head + 2] and "0.400 [0.300, 0.500]" in lines[head + 2]
+    assert "0.500 [0.400, 0.600]" in lines[head + 2] and lines[head + 2].endswith("1,234")
+    report = markdown(with_answers("generated"), {})
+    table = report.split("## Generate and match")[1].split("##")[0]
+    assert table.count("\n|") == 3 and "hr@1 is hr_all" in report and "greedy answers looked up by text" in report
+    assert "Generate and match" not in markdown(make_results(), {})
+    hostile = markdown(with_answers("a | <b>"), {}).split("## Generate and match")[1].split("##")[0]
+    assert "a \\| &lt;b&gt;" in hostile
+
+
 @pytest.mark.parametrize(
     "name",
     [

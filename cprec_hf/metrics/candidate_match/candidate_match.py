@@ -80,7 +80,7 @@ def candidate_match(
         if column.null_count:
             at = int(np.argmax(column.is_null().to_numpy(zero_copy_only=False)))
             raise ValueError(f"row {owner[at] if column is offered else at}: the {name} is missing")
-    codes = _normalised(pa.concat_arrays([answers, targets, offered])).dictionary_encode().indices.to_numpy()
+    codes = normalised(pa.concat_arrays([answers, targets, offered])).dictionary_encode().indices.to_numpy()
     answer, target, offer = codes[:rows], codes[rows : 2 * rows], codes[2 * rows :]
     named = np.bincount(owner, weights=offer == answer[owner], minlength=rows)
     sharing = np.bincount(owner, weights=offer == target[owner], minlength=rows)
@@ -98,7 +98,8 @@ def summarise(per_row: dict[str, npt.NDArray[np.float64]]) -> dict[str, float]:
     return {"hr_all": right / rows, "hr_valid": right / valid if valid else 0.0, "valid_ratio": valid / rows}
 
 
-def _normalised(titles: pa.Array) -> pa.Array:
+def normalised(titles: pa.Array) -> pa.Array:
+    """Titles as they are compared: Unicode NFKC, lower case, runs of white space made one space and stripped."""
     spaced = pc.replace_substring_regex(pc.utf8_normalize(titles, "NFKC"), r"[\s\p{Z}]+", " ")
     return pc.utf8_lower(pc.utf8_trim_whitespace(spaced))
 
