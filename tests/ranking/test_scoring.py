@@ -113,7 +113,7 @@ def test_the_mask_is_wrong_where_it_is_not_chosen(pairs: tuple[Ragged, Ragged, n
 
 @pytest.mark.parametrize("config", [transformers.Qwen3Config, transformers.MistralConfig])
 def test_lora_adapters_count(config: Any, pairs: tuple[Ragged, Ragged, np.ndarray]) -> None:
-    from peft import LoraConfig
+    from peft import LoraConfig, get_peft_model
 
     model = random_model(config, **GROUPED | {"sliding_window": 7 if config is transformers.MistralConfig else None})
     before = one_at_a_time(model, *pairs)
