@@ -183,7 +183,6 @@ def _corpus_push(given: argparse.Namespace) -> int:
 def _recommend(given: argparse.Namespace) -> int:
     from cprec_hf.corpus.load import load_corpus, load_facts
     from cprec_hf.quiet import without_datasets_bars
-    from cprec_hf.ranking.explain import explain
     from cprec_hf.ranking.recommender import Recommender
 
     recommender = Recommender.from_pretrained(given.model, revision=given.revision)
@@ -201,7 +200,7 @@ def _recommend(given: argparse.Namespace) -> int:
         row = rows[given.example]
         history, who = row["history"], f"user {row['user_id']}"
     found = recommender.recommend([history], k=given.k, domain=domain, score=given.score)[0]
-    why = explain(recommender, history, found[0].item_id, domain, given.score) if given.explain and found else None
+    why = recommender.explain(history, found[0].item_id, domain, given.score) if given.explain and found else None
     if given.json:
         rows_out = [{"item_id": r.item_id, "title": r.title, "score": r.score} for r in found]
         reasons = {"explanation": why.as_dict()} if why else {}

@@ -35,6 +35,11 @@ class Ragged:
         return cls(values, offsets_of(lengths))
 
     @classmethod
+    def empty(cls, n_rows: int) -> Ragged:
+        """`n_rows` rows without values."""
+        return cls(np.empty(0, dtype=np.int32), np.zeros(n_rows + 1, dtype=np.int64))
+
+    @classmethod
     def from_arrow(cls, rows: pa.Array | pa.ChunkedArray) -> Ragged:
         """Rows of an Arrow list column of integers without nulls, as `to_arrow` and `datasets` give it."""
         if isinstance(rows, pa.ChunkedArray):

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from cprec_hf.corpus.encoder import Encoder
 from cprec_hf.corpus.ragged import Ragged, offsets_of
 from cprec_hf.corpus.template import Template
+from cprec_hf.corpus.titles import cut_titles
 from cprec_hf.errors import InputError
 from cprec_hf.ranking.trie import Trie
 from cprec_hf.ranking.trie_file import catalogue_sha256, load_trie, save_trie
@@ -105,12 +106,13 @@ class Catalogue:
         order = np.argsort(self.code_of, kind="stable")
         return order, offsets_of(np.bincount(self.code_of, minlength=len(self.codes)))
 
-    def rows(self, lists: Sequence[Sequence[str]], what: str) -> tuple[np.ndarray, np.ndarray]:
-        """Item rows of lists of ids: flat rows int64 [n], and offsets int64 [n_lists + 1].
+    def rows(self, lists: Sequence[Sequence[str]], what: str, *, skip_unknown: bool = False) -> Ragged:
+        """Item rows of lists of ids, a row a list.
 
         Args:
             lists: item ids, a list a user.
             what: what the lists are, for messages ("histories").
+            skip_unknown: leave out ids that this domain does not have.
 
         Raises:
             InputError: not lists of lists of ids, or an id that this domain does not have (the nearest is named).
@@ -123,11 +125,14 @@ class Catalogue:
             raise InputError(f"{what}: expected one list of item ids (text) a user: {error}") from None
         flat = given.flatten()
         found = pc.index_in(flat, value_set=self.ids)
+        if skip_unknown:
+            kept = np.asarray(found.is_valid())
+            return Ragged(np.asarray(found.drop_null(), dtype=np.int32), offsets_of(kept)[np.asarray(given.offsets)])
         if found.null_count:
             place = pc.index(found.is_null(), True).as_py()
             user = int(np.searchsorted(np.asarray(given.offsets), place, side="right")) - 1
             raise InputError(f"{what}[{user}]: {self._unknown(flat[place].as_py())}")
-        return np.asarray(found, dtype=np.int64), np.asarray(given.offsets, dtype=np.int64)
+        return Ragged(np.asarray(found, dtype=np.int32), np.asarray(given.offsets, dtype=np.int64))
 
     def openings(self, n_users: int, shown: np.ndarray | None) -> np.ndarray:
         """The lines before each user's history: a header, after the list of candidates if prompts show one.
@@ -147,35 +152,32 @@ class Catalogue:
         """The tokens of those lines, start ids included, int64 [n_users]: prompts without any history."""
         return self._lines.lengths[openings].sum(axis=1)
 
-    def prompts(
-        self, openings: np.ndarray, rows: np.ndarray, offsets: np.ndarray, history_length: int, room: np.ndarray
-    ) -> Ragged:
+    def prompts(self, openings: np.ndarray, histories: Ragged, history_length: int, room: np.ndarray) -> Ragged:
         """Prompts of histories, each trimmed from the left, whole items at a time.
 
         Equal to the encoder's ids of `Template.prompt(domain, titles of the kept items, titles of the candidates)`.
 
         Args:
             openings: what stands before each history, from `openings`.
-            rows: item rows of all histories, oldest first, int64 [n].
-            offsets: where each history begins, int64 [n_users + 1].
+            histories: item rows, oldest first, a row a user.
             history_length: most items kept.
             room: most tokens each user's prompt may take, int64 [n_users].
 
         Returns:
             One row of token ids a user.
         """
-        codes = self.code_of[rows]
-        user = np.repeat(np.arange(len(room)), np.diff(offsets))
+        codes, offsets = self.code_of[histories.values], histories.offsets
+        user = np.repeat(np.arange(len(room)), histories.lengths)
         before = offsets_of(self.codes.lengths[codes])
         tokens_from_here = before[offsets[1:]][user] - before[:-1]
         items_from_here = offsets[1:][user] - np.arange(len(codes))
         fits = tokens_from_here <= (room - self.opening_tokens(openings))[user]
         kept = fits & (items_from_here <= history_length)
-        histories = Ragged(
+        trimmed = Ragged(
             (codes[kept] + _TITLES).astype(np.int32), offsets_of(np.bincount(user[kept], minlength=len(room)))
         )
         first = Ragged(openings.ravel().astype(np.int32), np.arange(len(openings) + 1) * openings.shape[1])
-        numbers = first.join(histories)
+        numbers = first.join(trimmed)
         lines = self._lines.take(numbers.values)
         return Ragged(lines.values, lines.offsets[numbers.offsets])
 
@@ -202,6 +204,30 @@ class Catalogue:
             f"the title {title!r} takes {after[worst]} tokens and {what} {before[worst]}, more than the {limit} that "
             f"fit the model and its corpus' windows; {remedy}cut titles shorter (max_title_tokens) in the corpus"
         )
+
+    def new_items(
+        self, item_ids: Sequence[str], titles: Sequence[str], encoder: Encoder, max_title_tokens: int
+    ) -> pa.Table:
+        """Items that this domain does not have yet, as a table of `COLUMNS`, their titles cleaned and cut.
+
+        Raises:
+            InputError: an id that is there already or twice, a title without text, or not as many ids as titles.
+        """
+        from cprec_hf.behaviors.titles import clean_titles  # needs Polars, which the rest of ranking does not
+
+        cleaned = clean_titles(list(titles))
+        if len(item_ids) != len(cleaned):
+            raise InputError(f"{len(item_ids)} item ids but {len(cleaned)} titles; give one each")
+        known = set(self.ids.to_pylist())
+        for item, title in zip(item_ids, cleaned, strict=True):
+            if item in known:
+                raise InputError(f"item {item!r} is in domain {self.domain!r} already; give new items new ids")
+            if not title:
+                raise InputError(f"item {item!r} has no title; what it is can only be read from that")
+            known.add(item)
+        cut, _, _ = cut_titles(cleaned, encoder, max_title_tokens)
+        columns = list(item_ids), [self.domain] * len(cut), cut, cleaned
+        return pa.table({name: pa.array(v, pa.string()) for name, v in zip(COLUMNS, columns, strict=True)})
 
     def _unknown(self, item: Any) -> str:
         near = difflib.get_close_matches(str(item), self.ids.to_pylist(), n=1, cutoff=0.5)

@@ -23,7 +23,7 @@ from cprec_hf.errors import InputError
 from cprec_hf.ranking.catalogue import Catalogue
 from cprec_hf.ranking.reader import Reader
 from cprec_hf.ranking.recommender import Recommender, Score
-from cprec_hf.ranking.request import Request, read_request
+from cprec_hf.ranking.request import Request
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +87,7 @@ def explain(
             "this model's prompts begin with the list it chooses from (candidate_list_in_prompt); one item after a "
             "history has no score of its own there to explain"
         )
-    request = read_request(recommender, [history], [[item]], domain)
+    request = recommender.request([history], [[item]], domain)
     kept = _items_in_prompt(request)
     code, catalogue = int(request.codes[0, 0]), request.catalogue
     log_probs = _read(recommender, _variants(request, kept), catalogue.codes.row(code))
@@ -111,9 +111,10 @@ def explain(
 def _items_in_prompt(request: Request) -> np.ndarray:
     """The rows of the history's items that the trimmed prompt holds, oldest first, int64 [n]."""
     catalogue = request.catalogue
-    lengths = catalogue.codes.lengths[catalogue.code_of[request.rows]]
+    rows = request.histories.values
+    lengths = catalogue.codes.lengths[catalogue.code_of[rows]]
     room = int(request.prompts.lengths[0] - catalogue.opening_tokens(request.openings)[0])
-    return request.rows[int((lengths[::-1].cumsum()[::-1] > room).sum()) :]
+    return rows[int((lengths[::-1].cumsum()[::-1] > room).sum()) :]
 
 
 def _variants(request: Request, kept: np.ndarray) -> Ragged:
@@ -121,9 +122,9 @@ def _variants(request: Request, kept: np.ndarray) -> Ragged:
     n = len(kept)
     without_one = ~np.eye(n, dtype=bool)
     rows = np.concatenate([kept, np.broadcast_to(kept, (n, n))[without_one]])
-    offsets = offsets_of(np.array([n, *[n - 1] * n, 0]))
+    histories = Ragged(rows, offsets_of(np.array([n, *[n - 1] * n, 0])))
     openings, room = np.repeat(request.openings, n + 2, axis=0), np.repeat(request.room, n + 2)
-    return request.catalogue.prompts(openings, rows, offsets, n, room)
+    return request.catalogue.prompts(openings, histories, n, room)
 
 
 def _read(recommender: Recommender, prompts: Ragged, line: np.ndarray) -> np.ndarray:

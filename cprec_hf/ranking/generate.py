@@ -25,9 +25,9 @@ from transformers import GenerationConfig
 from cprec_hf.corpus.encoder import Encoder
 from cprec_hf.corpus.ragged import Ragged, offsets_of
 from cprec_hf.corpus.template import DELIMITER
+from cprec_hf.errors import InputError
 from cprec_hf.ranking.reader import Reader, choose_method
 from cprec_hf.ranking.recommender import Recommender
-from cprec_hf.ranking.request import read_request
 
 _LOGITS = 1 << 28  # logits held at once by models that compute every position's: 1 GB in float32
 
@@ -79,9 +79,11 @@ def generate_and_match(
         max_batch_tokens: tokens of prompts and answers held by one batch, padding included.
 
     Raises:
-        InputError: as `Recommender.rank`.
+        InputError: as `Recommender.rank`, or the lists of candidates are empty.
     """
-    request = read_request(recommender, histories, candidates, domain)
+    request = recommender.request(histories, candidates, domain)
+    if len(request.codes) and not request.codes.size:
+        raise InputError("the lists of candidates are empty; give at least one each")
     encoder, lines = recommender._encoder, request.catalogue.codes
     texts: list[str] = []
     if len(request.codes):

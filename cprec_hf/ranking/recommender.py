@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -30,9 +30,13 @@ from cprec_hf.hub.files import local_path
 from cprec_hf.quiet import without_transformers_bars
 from cprec_hf.ranking.catalogue import COLUMNS, ITEMS_FILE, Catalogue, domains_of, read_items
 from cprec_hf.ranking.loading import load_for_ranking, locate
+from cprec_hf.ranking.request import Request, read_request
 from cprec_hf.ranking.scorer import Score, Scorer
 from cprec_hf.ranking.scoring import MAX_BATCH_TOKENS
 from cprec_hf.ranking.trie_file import TRIE_FILE
+
+if TYPE_CHECKING:
+    from cprec_hf.ranking.explain import Explanation
 
 
 @dataclass(frozen=True)
@@ -138,19 +142,13 @@ class Recommender:
         items = read_items(local_path(corpus, "items/train.parquet", corpus_at, "dataset"))
         _, commit = locate(repo_or_path, revision)
         model, tokenizer = load_for_ranking(repo_or_path, commit, device)
-        record = ModelRecord.for_corpus(
+        record = ModelRecord.untrained(
             facts,
             counts_alike=counts_alike(tokenizer, corpus, corpus_at),
             corpus=str(corpus),
             corpus_revision=corpus_at,
-            stage="none",
             base=str(repo_or_path),
             base_revision=commit,
-            domain=None,
-            schedule={},
-            tokens=0,
-            seed=0,
-            parents=[],
         )
         return cls(model, tokenizer, record, items)
 
@@ -181,6 +179,8 @@ class Recommender:
         candidates: Sequence[Sequence[str]],
         domain: str | None = None,
         score: Score = "sum",
+        *,
+        skip_unknown: bool = False,
     ) -> np.ndarray:
         """Score each user's candidates.
 
@@ -194,6 +194,7 @@ class Recommender:
             candidates: item ids, a list a user, all of one length.
             domain: the domain of all ids; by default the one the model was fine-tuned on.
             score: see `Score`.
+            skip_unknown: leave out of histories what the catalogue does not have, instead of refusing it.
 
         Returns:
             float32 [users, candidates], higher is better.
@@ -202,17 +203,20 @@ class Recommender:
             InputError: unknown item or domain (with the nearest, or those known), lists that do not match, or titles
                 too long for the model.
         """
+        request = self.request(histories, candidates, domain, skip_unknown=skip_unknown)
+        return self._scorer(request.catalogue).candidates(request, score)
+
+    def request(
+        self,
+        histories: Sequence[Sequence[str]],
+        candidates: Sequence[Sequence[str]],
+        domain: str | None = None,
+        *,
+        skip_unknown: bool = False,
+    ) -> Request:
+        """What `rank` is asked, checked and in numbers; see there."""
         catalogue = self._catalogue(domain)
-        rows, offsets = catalogue.rows(histories, "histories")
-        wanted, bounds = catalogue.rows(candidates, "candidates")
-        sizes = np.diff(bounds)
-        if len(sizes) != len(offsets) - 1:
-            raise InputError(f"{len(offsets) - 1} histories but {len(sizes)} lists of candidates; give one each")
-        uneven = np.flatnonzero(sizes != sizes[:1])
-        if len(uneven):
-            raise InputError(f"candidates[0] has {sizes[0]} items but candidates[{uneven[0]}] {sizes[uneven[0]]}")
-        codes = catalogue.code_of[wanted].reshape(len(sizes), sizes[0] if len(sizes) else 0)
-        return self._scorer(catalogue).candidates(Ragged(rows, offsets), codes, score)
+        return read_request(self.model, self.record, catalogue, histories, candidates, skip_unknown=skip_unknown)
 
     def recommend(
         self,
@@ -221,6 +225,8 @@ class Recommender:
         domain: str | None = None,
         exclude_history: bool = True,
         score: Score = "sum",
+        *,
+        skip_unknown: bool = False,
     ) -> list[list[Recommendation]]:
         """The `k` best items of the whole catalogue for each user, exactly.
 
@@ -232,6 +238,7 @@ class Recommender:
             domain: the domain to recommend from; by default the one the model was fine-tuned on.
             exclude_history: never recommend an item of the user's history, however long ago.
             score: see `Score`.
+            skip_unknown: as in `rank`.
 
         Returns:
             A list a user, best first; items with equal scores (a shared title) in the catalogue's order.
@@ -248,15 +255,41 @@ class Recommender:
                 "(candidate_list_in_prompt), so it cannot recommend from a whole catalogue; use `rank`"
             )
         catalogue = self._catalogue(domain)
-        past = Ragged(*catalogue.rows(histories, "histories"))
-        nothing = Ragged(past.values[:0], np.zeros_like(past.offsets))
-        items, scores = self._scorer(catalogue).best(past, k, past if exclude_history else nothing, score)
+        past = catalogue.rows(histories, "histories", skip_unknown=skip_unknown)
+        excluded = past if exclude_history else Ragged.empty(len(past))
+        items, scores = self._scorer(catalogue).best(past, k, excluded, score)
         return [_listed(catalogue, *row) for row in zip(items, scores, strict=True)]
+
+    def explain(
+        self, history: Sequence[str], item: str, domain: str | None = None, score: Score = "sum"
+    ) -> Explanation:
+        """Why an item has its score after a history: token by token, and item by item; see `explain.explain`."""
+        from cprec_hf.ranking.explain import explain
+
+        return explain(self, history, item, domain, score)
 
     def titles(self, items: Sequence[str], domain: str | None = None) -> list[str]:
         """The full titles of these items, in their order. Raises `InputError` for an unknown item or domain."""
         catalogue = self._catalogue(domain)
-        return catalogue.names.take(catalogue.rows([items], "items")[0]).to_pylist()
+        return catalogue.names.take(pa.array(catalogue.rows([items], "items").values)).to_pylist()
+
+    def with_items(self, item_ids: Sequence[str], titles: Sequence[str], domain: str | None = None) -> Recommender:
+        """A recommender with the same model and more items, which it never saw: they are scored from their titles.
+
+        Titles are cleaned and cut as those of the corpus.
+
+        Args:
+            item_ids: new ids.
+            titles: one each.
+            domain: of all of them; by default the one the model was fine-tuned on.
+
+        Raises:
+            InputError: an id that is there already or twice, a title without text, or as many ids as titles are not.
+        """
+        catalogue = self._catalogue(domain)
+        more = catalogue.new_items(item_ids, titles, self._encoder, self.record.max_title_tokens)
+        items = pa.concat_tables([self.items, more.cast(self.items.schema)])
+        return Recommender(self.model, self.tokenizer, self.record, items, max_batch_tokens=self.max_batch_tokens)
 
     def _scorer(self, catalogue: Catalogue) -> Scorer:
         return Scorer(self.model, catalogue, self.record, self.max_batch_tokens)

@@ -13,7 +13,7 @@ from cprec_hf.corpus.ragged import Ragged, offsets_of
 from cprec_hf.corpus.record import ModelRecord
 from cprec_hf.errors import InputError
 from cprec_hf.ranking.catalogue import Catalogue
-from cprec_hf.ranking.reader import Reader
+from cprec_hf.ranking.request import Request, token_limit
 from cprec_hf.ranking.scoring import score_candidates, score_catalogue
 from cprec_hf.ranking.search import MAX_NODES, can_search, top_rows
 
@@ -32,7 +32,7 @@ _SHARE = 4  # a search may read one in so many of the catalogue's nodes; beyond,
 
 
 class Scorer:
-    """Scores the items of one catalogue with one model. Histories and items are rows of the catalogue.
+    """Scores the items of one catalogue with one model.
 
     Args:
         model: any causal language model of transformers or PEFT.
@@ -45,31 +45,16 @@ class Scorer:
         self.model, self.catalogue, self.record = model, catalogue, record
         self.max_batch_tokens = max_batch_tokens
 
-    def candidates(self, histories: Ragged, codes: np.ndarray, score: Score) -> np.ndarray:
-        """Scores of titles, float32 [users, n].
-
-        Args:
-            histories: item rows, oldest first, a row a user.
-            codes: titles, rows of `catalogue.codes`, int64 [users, n].
-            score: see `Score`.
-
-        Raises:
-            InputError: an unknown score, or a title too long for the model with its prompt.
-        """
+    def candidates(self, request: Request, score: Score) -> np.ndarray:
+        """Scores of each user's candidates, float32 [users, candidates]. Raises `InputError` for an unknown score."""
         _check_score(score)
-        if not codes.size:
-            return np.empty(codes.shape, dtype=np.float32)
-        catalogue = self.catalogue
-        openings = catalogue.openings(len(codes), codes if self.record.candidate_list_in_prompt else None)
-        limit = self._limit(openings, codes)
-        lengths = catalogue.codes.lengths[codes]
-        scores = self._log_probs(self._prompts(openings, histories, limit - lengths.max(axis=1)), codes)
+        if not request.codes.size:
+            return np.empty(request.codes.shape, dtype=np.float32)
+        scores = self._log_probs(request.prompts, np.arange(len(request.codes)), request.codes)
         if score == "mean":
-            return (scores / lengths).astype(np.float32)
+            return (scores / self.catalogue.codes.lengths[request.codes]).astype(np.float32)
         if score == "pmi":
-            same, user = np.unique(openings, axis=0, return_inverse=True)  # one, but for lists of candidates
-            prompts = self._prompts(same, _nothing(len(same)), np.full(len(same), limit))
-            return scores - self._log_probs(prompts, codes, user.ravel())
+            return scores - self._log_probs(*request.empty_prompts(), request.codes)
         return scores
 
     def best(self, histories: Ragged, k: int, excluded: Ragged, score: Score) -> tuple[np.ndarray, np.ndarray]:
@@ -93,16 +78,18 @@ class Scorer:
         items, scores = np.full((n, k), -1), np.full((n, k), -np.inf, dtype=np.float32)
         if not n or not len(catalogue):
             return items, scores
-        longest = np.array([[catalogue.codes.lengths.argmax()]])
-        opening = catalogue.openings(1, None)
-        room = self._limit(opening, longest) - int(catalogue.codes.lengths.max())
-        prompts = self._prompts(np.repeat(opening, n, axis=0), histories, np.full(n, room))
+        opening, limit = catalogue.openings(1, None), token_limit(self.model, self.record)
+        catalogue.check_fits(opening, np.array([[catalogue.codes.lengths.argmax()]]), limit)
+        room = np.full(n, limit - int(catalogue.codes.lengths.max()))
+        openings = np.repeat(opening, n, axis=0)
+        prompts = catalogue.prompts(openings, histories, self.record.history_length, room)
         left = np.arange(n)
         if score == "sum" and can_search(self.model, prompts, catalogue.trie):
             items, scores, proven = self._search(prompts, k, excluded)
             left = np.flatnonzero(~proven)
         if len(left):
-            prior = self._all(self._prompts(opening, _nothing(1), np.array([room]))) if score == "pmi" else 0.0
+            empty = catalogue.prompts(opening, Ragged.empty(1), 0, room[:1])
+            prior = self._all(empty) if score == "pmi" else 0.0
             per = catalogue.codes.lengths if score == "mean" else 1
             block = max(1, _SCORES // len(catalogue))
             for users in np.split(left, range(block, len(left), block)):
@@ -146,16 +133,12 @@ class Scorer:
     def _all(self, prompts: Ragged) -> np.ndarray:
         return score_catalogue(self.model, prompts, self.catalogue.trie, max_batch_tokens=self.max_batch_tokens)
 
-    def _prompts(self, openings: np.ndarray, histories: Ragged, room: np.ndarray) -> Ragged:
-        rows, offsets = histories.values, histories.offsets
-        return self.catalogue.prompts(openings, rows, offsets, self.record.history_length, room)
-
-    def _log_probs(self, prompts: Ragged, codes: np.ndarray, owners: np.ndarray | None = None) -> np.ndarray:
-        """Of the titles `codes` [users, n] after the prompts `owners` [users], by default each user's; float32.
+    def _log_probs(self, prompts: Ragged, owners: np.ndarray, codes: np.ndarray) -> np.ndarray:
+        """Of the titles `codes` [users, n] after the prompts `owners` [users]; float32 [users, n].
 
         Each title once a prompt: what shares a title has the same score to the last bit, so metrics see the tie.
         """
-        owners, n_codes = np.arange(len(codes)) if owners is None else owners, len(self.catalogue.codes)
+        n_codes = len(self.catalogue.codes)
         pairs, place = np.unique(owners[:, None] * n_codes + codes, return_inverse=True)
         scores = score_candidates(
             self.model, prompts, self.catalogue.trie, pairs // n_codes, which=pairs % n_codes,
@@ -163,23 +146,10 @@ class Scorer:
         )  # fmt: skip
         return scores[place].reshape(codes.shape)
 
-    def _limit(self, openings: np.ndarray, codes: np.ndarray) -> int:
-        """Most tokens of a prompt with one of its candidates; `InputError` if one does not fit even without history."""
-        context, window = Reader(self.model).context, self.record.window_tokens
-        # A candidate's last token is predicted and never read, so it needs no position.
-        limit = min(np.iinfo(np.int32).max if context is None else context + 1, window or np.iinfo(np.int32).max)
-        self.catalogue.check_fits(openings, codes, limit)
-        return limit
-
 
 def _check_score(score: str) -> None:
     if score not in ("sum", "mean", "pmi"):
         raise InputError(f"score is {score!r}; choose sum, mean or pmi")
-
-
-def _nothing(n: int) -> Ragged:
-    """`n` empty rows."""
-    return Ragged(np.empty(0, dtype=np.int32), np.zeros(n + 1, dtype=np.int64))
 
 
 def _pairs(rows: Ragged, n_items: int) -> np.ndarray:

@@ -14,6 +14,7 @@ from cprec_hf.corpus.template import DELIMITER
 from cprec_hf.errors import InputError
 from cprec_hf.metrics.ranking_at_k.ranking_at_k import ranking_at_k
 from cprec_hf.ranking.scoring import score_candidates
+from cprec_hf.ranking.trie import Trie
 from cprec_hf.training.data import corpus_table
 
 
@@ -45,7 +46,7 @@ class RankingProbe:
         self.width = len(flat) // rows.num_rows
         self.prefixes: Ragged = encoder.documents(rows["prompt"])
         lines = pc.binary_join_element_wise(items["title"].combine_chunks(), "", DELIMITER)
-        self.catalogue: Ragged = encoder.segments(lines)
+        self.catalogue = Trie.of(encoder.segments(lines))
         self.which = np.asarray(pc.index_in(flat, items["item_id"].combine_chunks()), dtype=np.int64)
         self.owners = np.repeat(np.arange(rows.num_rows), self.width)
         targets = rows["target"].combine_chunks().take(pa.array(self.owners))

@@ -20,9 +20,13 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import PreTrainedTokenizerBase, PrinterCallback, TrainerCallback, TrainerState
 from transformers.trainer_utils import rotate_checkpoints
 
+from cprec_hf.corpus.encoder import Encoder
 from cprec_hf.corpus.record import ModelRecord
+from cprec_hf.corpus.template import load_template
 from cprec_hf.files import require_free_space, use_default_modes, without_interrupts
 from cprec_hf.hub.cards import render_model_card
+from cprec_hf.ranking.catalogue import Catalogue
+from cprec_hf.ranking.trie_file import TRIE_FILE
 from cprec_hf.training.checkpoints import STAGING, clear_output
 from cprec_hf.training.kernels import apply_kernels, has_plain_head, teach_summed_loss
 from cprec_hf.training.packing import BlockCollator, Order, refuse_leaks, row_lengths
@@ -79,7 +83,7 @@ class StageTrainer(trl.SFTTrainer):
         peft_config: Any = None,
         callbacks: Sequence[TrainerCallback] = (),
     ) -> None:
-        self.record, self.items, self.probe = record, items, probe
+        self.record, self.items, self.probe, self._tokenizer = record, items, probe, tokenizer
         self._run_folder: str | None = None
         self._resume, self._done, self._stays, existing = resume, 0, False, 0
         if resume is not None:
@@ -246,6 +250,9 @@ class StageTrainer(trl.SFTTrainer):
             self.save_model(str(staging), _internal_call=True)
             if self.args.should_save:
                 pq.write_table(self.items, staging / "items.parquet")
+                if self.record.domain:
+                    encoder, template = Encoder(self._tokenizer), load_template(self.record.template_version)
+                    Catalogue(self.items, self.record.domain, encoder, template).save_trie(staging / TRIE_FILE)
                 best = self.state.best_global_step if self.args.load_best_model_at_end else None
                 self._describe(staging, best or self.state.global_step)
                 use_default_modes(staging)

@@ -18,7 +18,14 @@ from cprec_hf.errors import InputError
 from cprec_hf.ranking import Recommender  # registers the task
 
 TASK = "next-item-recommendation"
-BESIDE = {"README.md", "cprec.json", "items.parquet", "tokenizer.json", "tokenizer_config.json"}
+BESIDE = {
+    "README.md",
+    "catalogue.safetensors",
+    "cprec.json",
+    "items.parquet",
+    "tokenizer.json",
+    "tokenizer_config.json",
+}
 SAVED = BESIDE | {"config.json", "generation_config.json", "model.safetensors"}
 ADAPTER = BESIDE | {"adapter_config.json", "adapter_model.safetensors"}
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -17,6 +18,7 @@ from cprec_hf.corpus.template import Template
 from cprec_hf.errors import InputError
 from cprec_hf.ranking.catalogue import read_items
 from cprec_hf.ranking.recommender import Recommender
+from cprec_hf.ranking.trie import Trie
 
 HISTORIES = [["Ga1", "Ga4"], [], ["Ga0", "Ga9", "Ga2", "Ga5", "Ga8", "Ga6"]]
 CANDIDATES = [["Ga0", "Ga3", "Ga9"], ["Ga10", "Ga11", "Ga5"], ["Ga7", "Ga8", "Ga4"]]
@@ -340,3 +342,80 @@ def log_probabilities(
             predicted = logits.log_softmax(-1)[len(prefix) - 1 :]
             scores.append(predicted.gather(1, ids[len(prefix) :, None]).sum().item())
     return np.array(scores).reshape(len(histories), -1)
+
+
+def test_items_nobody_saw_are_ranked_by_their_titles(byte_level_tokenizer: Any, make_recommender: Any) -> None:
+    recommender = make_recommender(byte_level_tokenizer)
+    wider = recommender.with_items(["new1", "new2", "new3"], ["red&nbsp; lamp", "a very small green mug", "x" * 300])
+    assert wider.titles(["new1", "new2"]) == ["red lamp", "a very small green mug"]
+    scores = wider.rank([["Ga1", "new2"]], [["Ga0", "new1", "new2", "new3"]])
+    assert scores[0, 0] == scores[0, 1], "one title, one score"
+    expected = log_probabilities(wider, "Garden", [["Ga1", "new2"]], [["new1", "new2", "new3"]])
+    np.testing.assert_allclose(scores[:, 1:], expected, atol=1e-4)
+    everything = [item.item_id for item in wider.recommend([["Ga1"]], k=20)[0]]
+    assert {"new1", "new2", "new3"} < set(everything) and len(everything) == 14
+    with pytest.raises(InputError, match="no item 'new1'"):
+        recommender.rank([["new1"]], [["Ga0"]])
+    for ids, titles, message in (
+        (["Ga0"], ["a"], "'Ga0' is in domain 'Garden' already"),
+        (["n", "n"], ["a", "b"], "'n' is in domain 'Garden' already"),
+        (["n"], [" \n"], "'n' has no title"),
+        (["n", "m"], ["a"], "2 item ids but 1 titles"),
+    ):
+        with pytest.raises(InputError, match=message):
+            recommender.with_items(ids, titles)
+
+
+def test_unknown_history_items_are_refused_or_left_out(byte_level_tokenizer: Any, make_recommender: Any) -> None:
+    recommender = make_recommender(byte_level_tokenizer)
+    with pytest.raises(InputError, match=r"histories\[1\]: no item 'gone'"):
+        recommender.rank([["Ga1"], ["gone", "Ga2"]], [["Ga0"], ["Ga0"]])
+    mine = [["gone"], ["gone", "Ga2", "gone", "Ga4", "x"]], [["Ga0", "Ga3"], ["Ga0", "Ga9"]]
+    np.testing.assert_array_equal(
+        recommender.rank(*mine, skip_unknown=True), recommender.rank([[], ["Ga2", "Ga4"]], mine[1])
+    )
+    assert recommender.recommend(mine[0], k=3, skip_unknown=True) == recommender.recommend([[], ["Ga2", "Ga4"]], k=3)
+    with pytest.raises(InputError, match=r"candidates\[0\]: no item 'gone'"):
+        recommender.rank([[]], [["gone"]], skip_unknown=True)
+
+
+def test_searching_and_scoring_everything_recommend_alike(
+    byte_level_tokenizer: Any, make_recommender: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Titles that several items share, some of them seen, and users whom a search of few nodes can prove nothing."""
+    recommender = make_recommender(byte_level_tokenizer)
+    histories = [*HISTORIES, ["Ga0", "Ga3", "Ga7"], ["Ga0", "Ga3"], [f"Ga{n}" for n in range(11)]]
+    monkeypatch.setattr("cprec_hf.ranking.scorer._SHARE", 1)
+    found = {}
+    for nodes in (0, 4, 10_000):
+        monkeypatch.setattr("cprec_hf.ranking.scorer.MAX_NODES", nodes)
+        for exclude in (True, False):
+            rows = recommender.recommend(histories, k=4, exclude_history=exclude)
+            found[nodes, exclude] = [[item.item_id for item in row] for row in rows]
+    for exclude in (True, False):
+        assert found[4, exclude] == found[10_000, exclude] == found[0, exclude]
+    assert found[4, True][-1] == ["Ga11"]
+
+
+def test_the_catalogue_is_saved_and_loaded_without_encoding(
+    byte_level_tokenizer: Any, make_recommender: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recommender = make_recommender(byte_level_tokenizer)
+    recommender.save_pretrained(tmp_path / "model")
+    expected = recommender.recommend(HISTORIES, k=4)
+    built: list[int] = []
+    of = Trie.of
+    monkeypatch.setattr(Trie, "of", lambda rows: built.append(len(rows)) or of(rows))
+    again = Recommender.from_pretrained(tmp_path / "model", device="cpu")
+    assert again.recommend(HISTORIES, k=4) == expected and not built
+    maps = Path("/proc/self/maps")
+    if maps.exists():
+        assert "catalogue.safetensors" in maps.read_text(), "mapped, not read"
+    # a file of other items is not used, a damaged one is refused
+    other = pq.read_table(tmp_path / "model" / "items.parquet").slice(1)
+    pq.write_table(other, tmp_path / "model" / "items.parquet")
+    fewer = Recommender.from_pretrained(tmp_path / "model", device="cpu")
+    assert fewer.recommend([[]], k=3, domain="Garden") and built
+    (tmp_path / "model" / "catalogue.safetensors").write_bytes(b"0")
+    with pytest.raises(InputError, match="not a whole catalogue"):
+        Recommender.from_pretrained(tmp_path / "model", device="cpu").recommend([[]], k=3)
