@@ -92,8 +92,7 @@ class ModelRecord:
     @classmethod
     def untrained(cls, facts: Mapping[str, Any], **others: Any) -> ModelRecord:
         """The record of any language model that is to rank a corpus as it is: arguments as `for_corpus` takes them."""
-        nothing = {"stage": "none", "domain": None, "schedule": {}, "tokens": 0, "seed": 0, "parents": []}
-        return cls.for_corpus(facts, **nothing, **others)
+        return cls.for_corpus(facts, stage="none", domain=None, schedule={}, tokens=0, seed=0, parents=[], **others)
 
     def save(self, folder: str | Path) -> Path:
         """Write `cprec.json` into the folder; returns its path."""

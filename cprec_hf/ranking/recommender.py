@@ -10,7 +10,6 @@ the template that the model was trained with, which is read from `cprec.json` be
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,21 +30,12 @@ from cprec_hf.quiet import without_transformers_bars
 from cprec_hf.ranking.catalogue import COLUMNS, ITEMS_FILE, Catalogue, domains_of, read_items
 from cprec_hf.ranking.loading import load_for_ranking, locate
 from cprec_hf.ranking.request import Request, read_request
-from cprec_hf.ranking.scorer import Score, Scorer
+from cprec_hf.ranking.scorer import Recommendation, Score, Scorer, listed
 from cprec_hf.ranking.scoring import MAX_BATCH_TOKENS
 from cprec_hf.ranking.trie_file import TRIE_FILE
 
 if TYPE_CHECKING:
     from cprec_hf.ranking.explain import Explanation
-
-
-@dataclass(frozen=True)
-class Recommendation:
-    """One recommended item; `title` is the full one, `score` in nats (see `Score`)."""
-
-    item_id: str
-    title: str
-    score: float
 
 
 class Recommender:
@@ -258,7 +248,7 @@ class Recommender:
         past = catalogue.rows(histories, "histories", skip_unknown=skip_unknown)
         excluded = past if exclude_history else Ragged.empty(len(past))
         items, scores = self._scorer(catalogue).best(past, k, excluded, score)
-        return [_listed(catalogue, *row) for row in zip(items, scores, strict=True)]
+        return [listed(catalogue, *row) for row in zip(items, scores, strict=True)]
 
     def explain(
         self, history: Sequence[str], item: str, domain: str | None = None, score: Score = "sum"
@@ -305,9 +295,3 @@ class Recommender:
             trie_file = self._trie_file if domain == self.record.domain else None
             self._catalogues[domain] = Catalogue(self.items, domain, self._encoder, self._template, trie_file)
         return self._catalogues[domain]
-
-
-def _listed(catalogue: Catalogue, items: np.ndarray, scores: np.ndarray) -> list[Recommendation]:
-    items, scores = items[items >= 0], scores[items >= 0]
-    columns = catalogue.ids.take(items).to_pylist(), catalogue.names.take(items).to_pylist(), scores.tolist()
-    return [Recommendation(*row) for row in zip(*columns, strict=True)]

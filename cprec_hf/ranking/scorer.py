@@ -5,6 +5,7 @@ Whole catalogues are searched by `sum` where that proves its result, else every 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -29,6 +30,15 @@ pmi: how much the history raised it: `sum` less the log-probability after an emp
 
 _SCORES = 1 << 22  # (user, item) scores held at once, which bounds memory over large catalogues
 _SHARE = 4  # a search may read one in so many of the catalogue's nodes; beyond, scoring all is as fast
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """One recommended item; `title` is the full one, `score` in nats (see `Score`)."""
+
+    item_id: str
+    title: str
+    score: float
 
 
 class Scorer:
@@ -145,6 +155,13 @@ class Scorer:
             max_batch_tokens=self.max_batch_tokens,
         )  # fmt: skip
         return scores[place].reshape(codes.shape)
+
+
+def listed(catalogue: Catalogue, items: np.ndarray, scores: np.ndarray) -> list[Recommendation]:
+    """One user's row of `Scorer.best` with ids and titles."""
+    items, scores = items[items >= 0], scores[items >= 0]
+    columns = catalogue.ids.take(items).to_pylist(), catalogue.names.take(items).to_pylist(), scores.tolist()
+    return [Recommendation(*row) for row in zip(*columns, strict=True)]
 
 
 def _check_score(score: str) -> None:
