@@ -123,13 +123,16 @@ class _Batch:
         path = np.where(np.take_along_axis(leads, columns, 1), np.take_along_axis(read, columns, 1), -1)
         return path, self.past + columns
 
-    def _mask(self, users: np.ndarray, token: np.ndarray, read: np.ndarray) -> torch.Tensor:
-        """Additive: a token sees its prefix, and of its tree in `read` [rows, columns] what leads to it and itself."""
-        reader = self.reader
+    def _mask(self, users: np.ndarray, token: np.ndarray, read: np.ndarray) -> Any:
+        """A token sees its prefix, and of its tree in `read` [rows, columns] what leads to it and itself."""
+        reader, past = self.reader, np.maximum(np.arange(self.past) - (self.past - self.lengths[users])[:, None], 0)
         query, key = reader.tensor(token)[:, :, None], reader.tensor(read)[:, None, :]
         end = reader.tensor(np.where(read >= 0, self.forest.end[read.clip(0)], 0))[:, None, :]
         prefix = reader.tensor(self.seen[users])[:, None, :].expand(-1, token.shape[1], -1)
-        return reader.additive(torch.cat([prefix, (key <= query) & (query < end)], dim=-1))
+        seen = torch.cat([prefix, (key <= query) & (query < end)], dim=-1)
+        _, positions = self._ids(read, users)
+        keys = reader.tensor(np.concatenate([past, positions], axis=1))
+        return reader.tree_mask(seen, keys[:, -token.shape[1] :], keys)
 
     def by_rows(self, max_tokens: int) -> Scored:
         """A row for each branch: level by level where branches part, and in one go where nothing parts any more."""

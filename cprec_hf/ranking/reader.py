@@ -18,6 +18,7 @@ from transformers import DynamicCache
 
 Method = Literal["auto", "mask", "cache", "rows"]
 
+_LAYERS = ("full_attention", "sliding_attention")
 HEAD_VALUES = 1 << 26
 """Logits held at once, 256 MB in float32."""
 
@@ -29,20 +30,41 @@ def choose_method(model: Any, longest: int) -> Method:
         model: a model of transformers or PEFT.
         longest: the most tokens read for one candidate, its prefix included.
 
-    "mask" needs rotary positions, attention that takes a mask as it is (sdpa or eager), and no layer whose window is
-    that `longest` fills. "cache" needs keys and values only (no recurrent state) and positions that can be handed in.
+    "mask" needs rotary positions and attention that takes a mask as it is (sdpa or eager); where some layers see only a
+    window that `longest` fills, one mask for these and one for the others. "cache" needs keys and values only (no
+    recurrent state) and positions that can be handed in.
     """
     base = base_model(model)
     config = base.config.get_text_config()
     layers = set(getattr(config, "layer_types", None) or [])
-    attends = layers <= {"full_attention", "sliding_attention"} and not base._is_stateful
+    attends = layers <= {*_LAYERS} and not base._is_stateful
     if not attends or "position_ids" not in inspect.signature(base.forward).parameters:
         return "rows"
-    window = getattr(config, "sliding_window", None)
-    windowed = window is not None and window <= longest and (not layers or "sliding_attention" in layers)
     rotary = bool(getattr(config, "rope_parameters", None)) and not getattr(config, "alibi", False)
     takes_mask = base._supports_attention_backend and config._attn_implementation in ("sdpa", "eager")
-    return "mask" if rotary and takes_mask and not windowed else "cache"
+    window = window_of(config)
+    by_layer = window is not None and window <= longest and bool(layers)
+    return "mask" if rotary and takes_mask and (not by_layer or _takes_masks_by_layer(base)) else "cache"
+
+
+def window_of(config: Any) -> int | None:
+    """How many tokens, itself included, a token sees in the layers that see a window; None if all see everything."""
+    layers = getattr(config, "layer_types", None)
+    window: int | None = getattr(config, "sliding_window", None)
+    return window if not layers or "sliding_attention" in layers else None
+
+
+def _takes_masks_by_layer(base: Any) -> bool:
+    """Whether a model with windows in some layers takes a mask for each kind of layer, tried on one token."""
+    weight = base.get_input_embeddings().weight
+    mask = torch.zeros((1, 1, 1, 1), dtype=weight.dtype, device=weight.device)
+    ids = torch.zeros((1, 1), dtype=torch.long, device=weight.device)
+    try:
+        with torch.inference_mode():
+            base.base_model(input_ids=ids, attention_mask=dict.fromkeys(_LAYERS, mask), use_cache=False)
+    except Exception:  # whatever a model does with what it does not expect
+        return False
+    return True
 
 
 def base_model(model: Any) -> Any:
@@ -113,7 +135,7 @@ class Reader:
     def read(
         self,
         ids: np.ndarray | torch.Tensor,
-        mask: torch.Tensor,
+        mask: Any,
         positions: np.ndarray | torch.Tensor,
         cache: Any = None,
     ) -> torch.Tensor:
@@ -121,7 +143,7 @@ class Reader:
 
         Args:
             ids: token ids [rows, columns].
-            mask: padding mask [rows, past + columns], or additive mask [rows, 1, columns, past + columns].
+            mask: padding mask [rows, past + columns], or what `tree_mask` gives.
             positions: position ids [rows, columns].
             cache: keys and values of the past, which are added to.
 
@@ -144,7 +166,7 @@ class Reader:
     def _forward(
         self,
         ids: np.ndarray | torch.Tensor,
-        mask: torch.Tensor,
+        mask: Any,
         positions: np.ndarray | torch.Tensor,
         cache: Any,
         use_cache: bool,
@@ -156,11 +178,27 @@ class Reader:
             inputs["past_key_values"] = cache
         return self.model.base_model(**inputs) if self._split else _whole(self.model, **inputs)
 
-    def additive(self, allowed: torch.Tensor) -> torch.Tensor:
-        """Additive mask [rows, 1, columns, past + columns] of what may be seen, [rows, columns, past + columns].
+    def tree_mask(self, seen: torch.Tensor, queries: torch.Tensor, keys: torch.Tensor) -> Any:
+        """What `read` takes as a mask where tokens see neither all that stands before them nor columns by distance.
 
-        Float minimum, never booleans: eager attention adds the mask to the scores.
+        Args:
+            seen: whether a token may see another, if it is in its window, bool [rows, columns, past + columns].
+            queries: positions of the tokens read, int64 [rows, columns].
+            keys: and of all, cached ones included, int64 [rows, past + columns].
+
+        Returns:
+            An additive mask [rows, 1, columns, past + columns], or one for each kind of layer.
         """
+        window = window_of(self.config)
+        if window is None or window > int(keys.max()):
+            return self._additive(seen)
+        near = self._additive(seen & (queries[:, :, None] - keys[:, None, :] < window))
+        if not getattr(self.config, "layer_types", None):
+            return near
+        return dict(zip(_LAYERS, (self._additive(seen), near), strict=True))
+
+    def _additive(self, allowed: torch.Tensor) -> torch.Tensor:
+        """Float minimum, never booleans: eager attention adds the mask to the scores."""
         mask = torch.zeros(allowed.shape, dtype=self._dtype, device=self._device)
         return mask.masked_fill_(~allowed, torch.finfo(self._dtype).min)[:, None]
 

@@ -142,6 +142,7 @@ class _Search:
         self.seen, self.lengths = reader.tensor(column >= 0), reader.tensor(prefixes.lengths)
         states, self.cache = reader.read_prefixes(ids, self.seen, column.clip(0), keep_all=True)
         device = states.device
+        self.positions = reader.tensor(column.clip(0))  # of all columns read
         self.users = torch.arange(n, device=device)
         self.read = torch.zeros(n, dtype=torch.long, device=device)
         # Of each node read, the columns of what leads to it and its own, by depth, after the prefix' columns.
@@ -177,8 +178,8 @@ class _Search:
 
     def _keep(self, rows: torch.Tensor) -> None:
         for name in (
-            "users", "read", "seen", "lengths", "paths", "rows", "log_probs", "open", "open_log_probs", "open_columns",
-            "lost",
+            "users", "read", "seen", "positions", "lengths", "paths", "rows", "log_probs", "open", "open_log_probs",
+            "open_columns", "lost",
         ):  # fmt: skip
             setattr(self, name, getattr(self, name)[rows])
         self.cache = rows_of(self.cache, rows)
@@ -202,10 +203,11 @@ class _Search:
         total = before + width
         sees = torch.zeros((n, width, total + 1), dtype=torch.bool, device=nodes.device)
         sees.scatter_(2, paths.where(paths >= 0, total), True)
-        mask = torch.cat([self.seen[:, None].expand(-1, width, -1), sees[..., :total]], dim=-1)
-        states = self.reader.read(
-            self.trie.tokens[nodes], self.reader.additive(mask), self.lengths[:, None] + depth, self.cache
-        )
+        sees = torch.cat([self.seen[:, None].expand(-1, width, -1), sees[..., :total]], dim=-1)
+        positions = self.lengths[:, None] + depth
+        self.positions = torch.cat([self.positions, positions], dim=1)
+        mask = self.reader.tree_mask(sees, positions, self.positions)
+        states = self.reader.read(self.trie.tokens[nodes], mask, positions, self.cache)
         self._expand(states, nodes.where(better, -1), log_probs, column.expand(n, -1))
         if self.open.shape[1] > max_nodes:  # more could not be read in any case
             self.lost = torch.maximum(self.lost, self.open_log_probs[:, max_nodes])

@@ -39,13 +39,13 @@ CHOICES = {
     "qwen3, a window in the second layer": (
         transformers.Qwen3Config,
         GROUPED | {"use_sliding_window": True, "sliding_window": 7, "max_window_layers": 1},
-        "cache",
+        "mask",
     ),
     "llama": (transformers.LlamaConfig, GROUPED, "mask"),
-    "mistral": (transformers.MistralConfig, GROUPED | {"sliding_window": 7}, "cache"),
-    "mistral, window just filled": (transformers.MistralConfig, GROUPED | {"sliding_window": LONGEST}, "cache"),
+    "mistral": (transformers.MistralConfig, GROUPED | {"sliding_window": 7}, "mask"),
+    "mistral, window just filled": (transformers.MistralConfig, GROUPED | {"sliding_window": LONGEST}, "mask"),
     "mistral, window not filled": (transformers.MistralConfig, GROUPED | {"sliding_window": LONGEST + 1}, "mask"),
-    "gemma3": (transformers.Gemma3TextConfig, GROUPED | MIXED, "cache"),
+    "gemma3": (transformers.Gemma3TextConfig, GROUPED | MIXED, "mask"),
     "gemma3, windows not filled": (
         transformers.Gemma3TextConfig,
         GROUPED | MIXED | {"sliding_window": LONGEST + 1},
@@ -54,7 +54,7 @@ CHOICES = {
     "gemma2, capped logits": (
         transformers.Gemma2Config,
         GROUPED | {"sliding_window": 7, "final_logit_softcapping": 2.0},
-        "cache",
+        "mask",
     ),
     "granite, scaled logits": (transformers.GraniteConfig, GROUPED | {"logits_scaling": 3.0}, "mask"),
     "gpt-neo": (transformers.GPTNeoConfig, SHAPE | LOCAL | {"max_position_embeddings": 64}, "cache"),
@@ -96,9 +96,13 @@ def test_the_automatic_choice_is_right_for_each_architecture(
     np.testing.assert_allclose(score_candidates(model, *pairs, max_batch_tokens=max_batch_tokens), expected, atol=1e-4)
 
 
+@pytest.mark.parametrize("kind", ["full attention", "sliding windows", "some sliding windows"])
 @pytest.mark.parametrize("method", ["mask", "cache", "rows"])
-def test_all_methods_agree_where_all_are_right(method: Any, pairs: tuple[Ragged, Ragged, np.ndarray]) -> None:
-    model = random_model(transformers.LlamaConfig, **GROUPED)
+def test_all_methods_agree_where_all_are_right(
+    method: Any, kind: str, pairs: tuple[Ragged, Ragged, np.ndarray]
+) -> None:
+    config, values = KINDS[kind]
+    model = random_model(config, **values)
     scores = score_candidates(model, *pairs, method=method, max_batch_tokens=300)
     assert scores.dtype == np.float32
     np.testing.assert_allclose(scores, one_at_a_time(model, *pairs), atol=1e-4)

@@ -21,6 +21,8 @@ MODELS = {
     "qwen3": (transformers.Qwen3Config, GROUPED),
     "llama, tied": (transformers.LlamaConfig, GROUPED | {"tie_word_embeddings": True}),
     "granite, scaled logits": (transformers.GraniteConfig, GROUPED | {"logits_scaling": 3.0}),
+    "mistral": KINDS["sliding windows"],
+    "gemma3": KINDS["some sliding windows"],
 }
 
 
@@ -104,8 +106,8 @@ def test_nobody_nothing_and_what_cannot_be_searched() -> None:
     for wrong in ([[3], [3, 1]], [[3, 1], [3, 1]]):
         with pytest.raises(ValueError, match="repeat or begin one another"):
             top_rows(model, prefixes, Trie.of(Ragged.from_lists(wrong)), 1)
-    config, values = KINDS["sliding windows"]
-    windowed, long = random_model(config, **values), random_rows(rng, [20])
-    assert not can_search(windowed, long, rows)
+    config, values = KINDS["a table of positions"]
+    other = random_model(config, **values)
+    assert not can_search(other, prefixes, rows)
     with pytest.raises(InputError, match="another method"):
-        top_rows(windowed, long, rows, 1)
+        top_rows(other, prefixes, rows, 1)
