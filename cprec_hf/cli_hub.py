@@ -59,7 +59,7 @@ def add_verbs(actions: Any, verb: Callable[..., argparse.ArgumentParser]) -> Non
     push.add_argument("--branch", default="main", help="branch to push to (default main)")
     push.add_argument("--results", metavar="FOLDER", help="for models: an evaluation, for the card and .eval_results/")
     push.add_argument("--public", action="store_true", help="new repos are public; needs a redistributable source")
-    push.add_argument("--dry-run", action="store_true", help="list files and sizes, push nothing")
+    push.add_argument("--dry-run", action="store_true", help="list files and sizes, look for secrets, push nothing")
     push.set_defaults(run=_push)
 
     doctor = verb(

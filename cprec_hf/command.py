@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import select
 import sys
 from collections.abc import Callable, Sequence
 
@@ -12,12 +14,22 @@ from cprec_hf.files import ran_out_of_space
 def exit_status(run: Callable[[], int], arguments: Sequence[str]) -> int:
     """Run a command; returns its status: its own, 2 after an error the user can mend, 130 after Ctrl-C.
 
+    It is 141, quietly, where the reader of its output has gone (`| head -1`), as it is of programs in C.
+
     Args:
         run: the command.
         arguments: its command line, which may name a recipe to mend.
     """
     try:
-        return run()
+        try:
+            return run()
+        finally:
+            sys.stdout.flush()  # what stays in the buffer would fail too late, when the interpreter ends
+    except BrokenPipeError:
+        if not _reader_has_gone():
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at the interpreter's end
+        return 141
     except InputError as error:
         print(f"cprec: {_with_recipe(str(error), arguments)}", file=sys.stderr)
         return 2
@@ -40,6 +52,16 @@ def run_as_command(main: Callable[[], object]) -> None:
 
     if status := exit_status(run, sys.argv[1:]):
         raise SystemExit(status)
+
+
+def _reader_has_gone() -> bool:
+    """Whether it is the output's pipe that broke, not one to a process of our own."""
+    output = select.poll()
+    try:
+        output.register(sys.stdout, 0)
+    except (OSError, ValueError):  # no file of the system's
+        return False
+    return any(events & select.POLLERR for _, events in output.poll(0))
 
 
 def _with_recipe(message: str, arguments: Sequence[str]) -> str:

@@ -31,30 +31,34 @@ STEPS = (
     ("... and until validation stops improving", "train sft --config recipes/tiny/sft-only-long.yaml"),
     ("Ranking, baselines, ceilings, significance, report", "evaluate --config recipes/tiny/evaluate.yaml"),
 )
-PUBLISH = "hub push --config recipes/tiny/hub.yaml"
+PUSHES = "recipes/tiny/hub.yaml"
 LOAD_BACK = "tiny/from_the_hub.py"
 
 
 def run_demo(cprec: Callable[[list[str]], int]) -> None:
     """Run every step, each as its own command; the last in a fresh process that knows only repo ids.
 
-    The Hub is the one `HF_ENDPOINT` names, with the token of the environment; without it, one on this machine.
+    The Hub is the one `HF_ENDPOINT` names, with the token of the environment; without it, one on this machine. One
+    that is named is looked at first, as `cprec hub doctor` does, so that hours of training do not end at its door.
 
     Args:
         cprec: the command line, `cli.main`.
 
     Raises:
-        InputError: a step failed; the message says which.
+        InputError: the Hub that is named does not answer or its token may not push there, said before the first step;
+            or a step failed, and the message says which.
     """
     begin = time.monotonic()
+    if os.environ.get("HF_ENDPOINT"):
+        _require_hub()
     for number, (what, command) in enumerate(STEPS, 1):
         _announce(number, what, f"cprec {command}", begin)
         if status := cprec([*shlex.split(command), "--overwrite"]):
             raise SystemExit(status)
     with _hub() as environment:
-        endpoint = environment["HF_ENDPOINT"]
-        _announce(len(STEPS) + 1, f"All of it goes to the Hub at {endpoint}", f"cprec {PUBLISH}", begin)
-        pushed = _fresh(["-m", "cprec_hf.cli", *shlex.split(PUBLISH)], environment)
+        endpoint, publish = environment["HF_ENDPOINT"].rstrip("/"), ["hub", "push", "--config", PUSHES]
+        _announce(len(STEPS) + 1, f"All of it goes to the Hub at {endpoint}", shlex.join(["cprec", *publish]), begin)
+        pushed = _fresh(["-m", "cprec_hf.cli", *publish], environment)
         repos = [
             line.split("/commit/")[0].removeprefix(f"{endpoint}/") for line in pushed.split() if "/commit/" in line
         ]
@@ -67,10 +71,21 @@ def run_demo(cprec: Callable[[list[str]], int]) -> None:
     print(f"\nDone in {minutes} min {seconds:02d} s. The report with its plots: {OUTPUT / 'report' / 'report.md'}")
 
 
+def _require_hub() -> None:
+    """Raise `InputError` if the Hub of the environment is not fit for the pushes at the end."""
+    from cprec_hf.hub.doctor import diagnose
+
+    for finding in diagnose(PUSHES, folders=False):
+        if not finding.ok:
+            raise InputError(
+                f"{finding.what}: {finding.said}; or unset HF_ENDPOINT, and the demo pushes to a Hub on this machine"
+            )
+
+
 @contextmanager
 def _hub() -> Iterator[dict[str, str]]:
     """The environment of processes that use the Hub. One on this machine gets a client cache of its own beside it."""
-    if "HF_ENDPOINT" in os.environ:
+    if os.environ.get("HF_ENDPOINT"):
         yield dict(os.environ)
         return
     from cprec_hf.hub.loopback import LoopbackHub

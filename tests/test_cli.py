@@ -1,6 +1,8 @@
 """The command line: help with examples, one clear message for bad input, no traceback, Ctrl-C."""
 
 import errno
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from cprec_hf import cli
-from cprec_hf.command import run_as_command
+from cprec_hf.command import exit_status, run_as_command
 
 VERBS = [
     ["demo"], ["corpus"], ["corpus", "build"], ["corpus", "audit"], ["corpus", "stats"], ["corpus", "push"],
@@ -73,6 +75,44 @@ def test_ctrl_c_in_the_corpus_build_leaves_nothing(tmp_path, monkeypatch, capsys
     assert cli.main(["corpus", "build", str(recipe)]) == 130
     assert "interrupted" in capsys.readouterr().err
     assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == ["corpus.yaml"]
+
+
+def test_output_whose_reader_has_gone_ends_quietly():
+    """`cprec ... | head -0`: the pipe is closed before anything is written, whether at once or from a buffer."""
+    push = ["-m", "cprec_hf.cli", "hub", "push", "--dry-run", "metric", "ranking_at_k", "me/ranking_at_k"]
+    buffered = ["-c", "from cprec_hf.command import run_as_command\nrun_as_command(lambda: print('a'))"]
+    for command in (push, buffered):
+        read, write = os.pipe()
+        os.close(read)
+        done = subprocess.run([sys.executable, *command], stdout=write, stderr=subprocess.PIPE, text=True)
+        os.close(write)
+        assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_another_broken_pipe_is_no_quiet_end(capsys):
+    def run():
+        raise BrokenPipeError("of a worker process")
+
+    with pytest.raises(BrokenPipeError, match="worker"):
+        exit_status(run, [])
+
+
+def test_a_dry_run_lists_every_push_and_sends_nothing(tmp_path, capsys, monkeypatch):
+    """No endpoint is asked: there is none at this address."""
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    recipe = tmp_path / "hub.yaml"
+    recipe.write_text(
+        "push:\n  - {kind: metric, folder: ranking_at_k, repo: ranking_at_k, branch: v1}\n"
+        "  - {kind: metric, folder: candidate_match, repo: me/candidate_match}\n",
+        encoding="utf-8",
+    )
+    assert cli.main(["hub", "push", "--config", str(recipe), "--public", "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert "metric: space repo ranking_at_k, branch v1, public if it is new" in said
+    assert "metric: space repo me/candidate_match, branch main, public if it is new" in said
+    shipped = Path(cli.__file__).parent / "metrics" / "ranking_at_k"
+    for name in ("README.md", "app.py", "ranking_at_k.py", "requirements.txt"):
+        assert re.search(rf"  {re.escape(name)} +{(shipped / name).stat().st_size:,} bytes\n", said)
 
 
 def test_evaluate_without_a_recipe_asks_for_one(capsys):

@@ -7,7 +7,6 @@ Nothing is changed by looking, and no token is shown.
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -15,20 +14,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cprec_hf.hub.recipe import HubConfig
+from cprec_hf.hub.files import RepoType
+from cprec_hf.hub.needs import bytes_to_download, bytes_to_save, parameters_here, parameters_there
+from cprec_hf.hub.recipe import HubConfig, PushConfig
 from cprec_hf.recipes import find_recipe, from_mapping, read_yaml
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
-LITTLE_SPACE = 2 * 10**9  # bytes; below this a small run's outputs or downloads may not fit
-_READS = {
-    "corpus": "dataset",
-    "model": "model",
-    "model_name_or_path": "model",
-    "init_from": "model",
-}  # recipe keys that name a repo
+ROOM = 10**8  # bytes, besides what is known to be needed: logs, reports, tables
+_READS: dict[str, tuple[RepoType, str]] = {
+    "corpus": ("dataset", "corpus_revision"),
+    "model": ("model", "revision"),
+    "model_name_or_path": ("model", "model_revision"),
+}  # recipe keys that name a folder or a repo -> its type, and the key of its revision
 _WRITES = ("output", "output_dir")
+_TYPES: dict[str, RepoType] = {"corpus": "dataset", "results": "dataset", "metric": "space"}  # others: model
 
 
 @dataclass(frozen=True)
@@ -44,12 +45,13 @@ class Finding:
         return f"{'ok  ' if self.ok else 'FAIL'}  {self.what}: {self.said}"
 
 
-def diagnose(recipe: str | Path | None = None, api: HfApi | None = None) -> Iterator[Finding]:
+def diagnose(recipe: str | Path | None = None, api: HfApi | None = None, *, folders: bool = True) -> Iterator[Finding]:
     """Look at all that a recipe needs of the Hub and the disk, one finding at a time.
 
     Args:
         recipe: of a stage, an evaluation, or of pushes (`HubConfig`); without one only what every run needs.
         api: a client with another endpoint or token than the environment's.
+        folders: whether what is to be pushed must be there already.
 
     Raises:
         InputError: the recipe cannot be read.
@@ -62,17 +64,24 @@ def diagnose(recipe: str | Path | None = None, api: HfApi | None = None) -> Iter
     yield _endpoint(api)
     user, token = _token(api, needed=pushes is not None)
     yield token
-    yield _disk("the Hub cache", Path(constants.HF_HUB_CACHE))
+    downloads = parameters = 0
+    for what, name, repo_type, revision, revision_key in _reads(values):
+        finding, download = _readable(api, what, name, repo_type, revision, revision_key)
+        yield finding
+        downloads += download
+        if what == "`model_name_or_path`" and finding.ok:
+            parameters = parameters_here(Path(name)) if not download else parameters_there(api, name, revision)
+    if isinstance(values.get("init_from"), str):
+        trunk = Path(values["init_from"])
+        yield _folder("`init_from`", trunk)
+        parameters = max([parameters_here(folder) for folder in (trunk, *trunk.glob("checkpoint-*"))])
+    yield _disk("the Hub cache", Path(constants.HF_HUB_CACHE), downloads)
     for key in _WRITES:
         if isinstance(values.get(key), str):
-            yield _disk(f"`{key}`", Path(values[key]))
-    for key, repo_type in _READS.items():
-        if isinstance(values.get(key), str):
-            yield _readable(api, f"`{key}`", values[key], repo_type, values.get(f"{key}_revision"))
-    for method in _methods(values):
-        yield _readable(api, "`model`", method["model"], "model", method.get("revision"))
+            yield _disk(f"`{key}`", Path(values[key]), bytes_to_save(values, parameters))
     if pushes is not None and user is not None:
-        yield from _writable(api, user, pushes)
+        for entry in pushes.push:
+            yield _writable(api, user, entry, public=pushes.public, folders=folders)
 
 
 def _endpoint(api: HfApi) -> Finding:
@@ -107,7 +116,8 @@ def _token(api: HfApi, *, needed: bool) -> tuple[dict[str, Any] | None, Finding]
     return user, Finding("token", True, f"of {user['name']}, role {role}")
 
 
-def _disk(what: str, path: Path) -> Finding:
+def _disk(what: str, path: Path, known: int) -> Finding:
+    """Whether a folder can be written, on a disk with room for `known` bytes and a little more."""
     folder = path.absolute()
     while not folder.exists():
         folder = folder.parent
@@ -119,43 +129,99 @@ def _disk(what: str, path: Path) -> Finding:
             pass
     except OSError as error:
         return Finding(what, False, f"{folder} cannot be written ({error.strerror}); choose another folder")
-    free = shutil.disk_usage(folder).free
-    said = f"{free / 1e9:,.1f} GB free"
-    return Finding(what, True, said) if free >= LITTLE_SPACE else Finding(what, False, f"only {said}; make room")
+    free, needed = shutil.disk_usage(folder).free, known + ROOM
+    said = f"{free / 1e9:,.1f} GB free, about {needed / 1e9:,.1f} GB needed"
+    return Finding(what, True, said) if free >= needed else Finding(what, False, f"only {said}; make room")
 
 
-def _readable(api: HfApi, what: str, name: str, repo_type: str, revision: str | None) -> Finding:
-    if os.path.exists(os.path.expandvars(name)):  # noqa: PTH110  (a repo id is no path)
-        return Finding(f"{what} {name}", True, "a folder here")
-    if name.startswith(("/", ".", "~")) or name.count("/") > 1:
-        return Finding(f"{what} {name}", False, "no such folder; run the stage that makes it first")
-    error = _failure(lambda: api.repo_info(name, repo_type=repo_type, revision=revision))
-    at = f" at {revision}" if revision else ""
-    said = f"{error}; no folder here, and no {repo_type} repo{at} that this token may read" if error else "a repo"
-    return Finding(f"{what} {name}{at}", not error, said)
-
-
-def _writable(api: HfApi, user: Mapping[str, Any], config: HubConfig) -> Iterator[Finding]:
-    """Whether each push finds its folder, and the token may write to its repo."""
-    mine = {user["name"], *(org["name"] for org in user.get("orgs", []))}
-    for entry in config.push:
-        what = f"push {entry.kind} to {entry.repo}"
-        owner, _, name = entry.repo.rpartition("/")
-        repo_type = {"corpus": "dataset", "results": "dataset", "metric": "space"}.get(entry.kind, "model")
-        repo_id = f"{owner or user['name']}/{name}"
-        if (owner or user["name"]) not in mine:
-            yield Finding(what, False, f"the token of {user['name']} may not write under {owner}")
-        elif not Path(entry.folder).exists() and entry.kind != "metric":
-            yield Finding(what, False, f"{entry.folder} is not there yet; run the stage that makes it first")
-        elif api.repo_exists(repo_id, repo_type=repo_type):
-            yield Finding(what, True, "the repo is there, and holds what it holds until the push")
-        else:
-            yield Finding(what, True, f"a new repo, {'public' if config.public else 'private'}")
-
-
-def _methods(values: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+def _reads(values: Mapping[str, Any]) -> Iterator[tuple[str, str, RepoType, str | None, str]]:
+    """What a recipe reads: the key, the folder or repo, its type, its revision, and the key of that."""
+    for key, (repo_type, revision_key) in _READS.items():
+        if isinstance(values.get(key), str):
+            yield f"`{key}`", values[key], repo_type, values.get(revision_key), revision_key
     methods = values.get("methods")
-    return [m for m in methods if isinstance(m, Mapping) and m.get("model")] if isinstance(methods, list) else []
+    for method in methods if isinstance(methods, list) else []:
+        if isinstance(method, Mapping) and isinstance(method.get("model"), str):
+            yield "`model`", method["model"], "model", method.get("revision"), "revision"
+
+
+def _folder(what: str, folder: Path) -> Finding:
+    there = folder.is_dir()
+    said = "a folder here" if there else "no such folder; run the stage that makes it first"
+    return Finding(f"{what} {folder}", there, said)
+
+
+def _readable(
+    api: HfApi, what: str, name: str, repo_type: RepoType, revision: str | None, revision_key: str
+) -> tuple[Finding, int]:
+    """Whether a folder is there, or a repo that the token may read; and how many bytes are to be downloaded."""
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    folder = Path(name).expanduser()
+    if folder.exists() or name.startswith(("/", ".", "~")) or name.count("/") > 1:
+        return _folder(what, folder), 0
+    what = f"{what} {name}"
+    repo_id, at, inside = name.partition("@")
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError:
+        return Finding(what, False, "no such folder, and no repo id, which looks like user/name"), 0
+    if at:
+        return Finding(what, False, f"a name takes no @; write {repo_id}, and `{revision_key}: {inside}`"), 0
+    at = f" at {revision}" if revision else ""
+    try:
+        download = bytes_to_download(api, name, repo_type, revision)
+    except Exception as error:
+        said = f"{_said(error)}; no folder here, and no {repo_type} repo{at} that this token may read"
+        return Finding(f"{what}{at}", False, said), 0
+    return Finding(f"{what}{at}", True, f"a repo, {download / 1e9:,.1f} GB to download"), download
+
+
+def _writable(api: HfApi, user: Mapping[str, Any], entry: PushConfig, *, public: bool, folders: bool) -> Finding:
+    """Whether a push finds its folder, and would not be refused by its repo."""
+    what = f"push {entry.kind} to {entry.repo}"
+    owner, _, name = entry.repo.rpartition("/")
+    owner = owner or user["name"]
+    repo_id, repo_type = f"{owner}/{name}", _TYPES.get(entry.kind, "model")
+    if refusal := refused_write(user, repo_id, repo_type):
+        return Finding(what, False, refusal)
+    if folders and not Path(entry.folder).exists() and entry.kind != "metric":
+        return Finding(what, False, f"{entry.folder} is not there yet; run the stage that makes it first")
+    try:
+        private = api.repo_info(repo_id, repo_type=repo_type).private
+    except Exception as error:
+        if getattr(getattr(error, "response", None), "status_code", None) != 404:
+            return Finding(what, False, f"{_said(error)}; try again later")
+        return Finding(what, True, f"a new repo, {'public' if public else 'private'}")
+    if not private and not public:
+        return Finding(what, False, "the repo is public; ask for a public push, make it private, or name another")
+    return Finding(what, True, "the repo is there, and holds what it holds until the push")
+
+
+def refused_write(user: Mapping[str, Any], repo_id: str, repo_type: RepoType) -> str:
+    """Why a token may not write to a repo, "" if it may.
+
+    Args:
+        user: the Hub's answer to whoami. A fine-grained token lists what it may do with which user, organisation or
+            repo; an organisation, the user's role in it.
+        repo_id: `owner/name`.
+        repo_type: which kind of repo the id names.
+    """
+    owner, token = repo_id.split("/")[0], user.get("auth", {}).get("accessToken", {})
+    orgs = {org["name"] for org in user.get("orgs", []) if org.get("roleInOrg") != "read"}
+    if owner not in {user["name"], *orgs}:
+        return f"the token of {user['name']} may not write under {owner}"
+    if token.get("role") != "fineGrained":
+        return ""
+    reached = ((("user", "org"), owner), ((repo_type,), repo_id))
+    for scope in token.get("fineGrained", {}).get("scoped", []):
+        entity = scope["entity"]
+        if "repo.write" in scope["permissions"] and any(
+            entity["type"] in types and entity.get("name") == name for types, name in reached
+        ):
+            return ""
+    return f"this fine-grained token may not write there; give it write access to the repos of {owner}"
 
 
 def _failure(call: Callable[[], Any]) -> str:

@@ -49,10 +49,15 @@ class Push:
     """Whether a new repo is private. A repo that exists keeps its visibility."""
 
     def listing(self) -> str:
-        """For a dry run: where it goes, and every file with its size."""
-        sizes = {name: size(source) for name, source in self.files.items()}
-        if self.card is not None:
-            sizes[CARD] = len(self.card(self.repo_id, "").encode())
+        """For a dry run: where it goes, and every file with its size.
+
+        Raises:
+            InputError: secrets in the files, as `publish` would find them.
+        """
+        card = {} if self.card is None else {CARD: self.card(self.repo_id, "").encode()}
+        files = {**self.files, **card}
+        refuse_secrets(files)
+        sizes = {name: size(source) for name, source in files.items()}
         width = max(map(len, sizes))
         lines = [f"  {name:<{width}}  {size:>14,} bytes" for name, size in sorted(sizes.items())]
         seen = "private" if self.private else "public"

@@ -1,16 +1,21 @@
 """Secrets are found before they leave: tokens and keys in the files of a push, by the patterns their issuers gave them.
 
-Text is searched as bytes, Parquet through its string columns (its pages are compressed), safetensors in the header.
+Text is searched as bytes, safetensors in the header, Parquet through its columns of text, however nested (its pages are
+compressed), and through what it says of itself.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cprec_hf.errors import InputError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 _PATTERNS = {  # what it is -> a regular expression that Python's `re` and Arrow's RE2 read alike
     "a Hugging Face token": r"\b(?:hf|api_org)_[A-Za-z0-9]{30,}",
@@ -42,11 +47,11 @@ def refuse_secrets(files: Mapping[str, Path | bytes]) -> None:
     if known:
         patterns["a token or key of this process"] = re.compile("|".join(map(re.escape, sorted(known))).encode())
     for name, source in files.items():
-        suffix = Path(name).suffix
+        suffix = Path(name).suffix.lower()
         if suffix in _SKIPPED:
             continue
         if suffix == ".parquet" and isinstance(source, Path):
-            found = _in_parquet(source, {what: p.pattern.decode() for what, p in patterns.items()})
+            found = _in_parquet(source, patterns)
         else:
             found = _in_bytes(_chunks(source, header_only=suffix == ".safetensors"), patterns)
         if found:
@@ -67,29 +72,67 @@ def _in_bytes(chunks: Iterator[bytes], patterns: Mapping[str, re.Pattern[bytes]]
     return ""
 
 
-def _in_parquet(path: Path, patterns: Mapping[str, str]) -> str:
-    import pyarrow as pa
+def _in_parquet(path: Path, patterns: Mapping[str, re.Pattern[bytes]]) -> str:
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
     file = pq.ParquetFile(path)
+    said = file.schema_arrow.serialize().to_pybytes()  # all names and metadata as they are, among other bytes
+    if found := _in_bytes(iter([said]), patterns):
+        return f"{found.rpartition(' in line')[0]} in its schema or metadata"
     names = [field.name for field in file.schema_arrow if _holds_text(field.type)]
     for batch in file.iter_batches(columns=names):
         for name, column in zip(batch.schema.names, batch.columns, strict=True):
-            while pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
-                column = column.flatten()
-            for what, pattern in patterns.items():
-                if pc.any(pc.match_substring_regex(column, pattern)).as_py():
-                    return f"{what} in column {name}"
+            for texts in _texts(column):
+                for what, pattern in patterns.items():
+                    if pc.any(pc.match_substring_regex(texts, pattern.pattern.decode())).as_py():
+                        return f"{what} in column {name}"
     return ""
 
 
-def _holds_text(kind: object) -> bool:
-    import pyarrow as pa
+def _holds_text(kind: pa.DataType) -> bool:
+    """Whether a type is of strings or bytes, or holds one that is."""
+    import pyarrow.types as pt
 
-    while pa.types.is_list(kind) or pa.types.is_large_list(kind):
-        kind = kind.value_type  # type: ignore[attr-defined]
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
+    if pt.is_dictionary(kind):
+        return _holds_text(kind.value_type)
+    if pt.is_nested(kind):
+        return any(_holds_text(kind.field(i).type) for i in range(kind.num_fields))
+    return any(known(kind) for known in (*_strings(), *_bytes()))
+
+
+def _texts(column: pa.Array) -> Iterator[pa.Array]:
+    """The strings and bytes of a column, out of whatever they are nested in."""
+    import pyarrow as pa
+    import pyarrow.types as pt
+
+    kind = column.type
+    if pt.is_dictionary(kind):
+        yield from _texts(column.dictionary)
+    elif pt.is_map(kind):
+        yield from _texts(column.keys)
+        yield from _texts(column.items)
+    elif pt.is_struct(kind):
+        for field in column.flatten():
+            yield from _texts(field)
+    elif pt.is_nested(kind):  # lists of all sorts
+        yield from _texts(column.flatten())
+    elif any(known(kind) for known in _strings()):
+        yield column.cast(pa.large_string())
+    elif any(known(kind) for known in _bytes()):
+        yield column.cast(pa.large_binary())
+
+
+def _strings() -> tuple[Callable[[pa.DataType], bool], ...]:
+    import pyarrow.types as pt
+
+    return pt.is_string, pt.is_large_string, pt.is_string_view
+
+
+def _bytes() -> tuple[Callable[[pa.DataType], bool], ...]:
+    import pyarrow.types as pt
+
+    return pt.is_binary, pt.is_large_binary, pt.is_binary_view, pt.is_fixed_size_binary
 
 
 def _chunks(source: Path | bytes, *, header_only: bool) -> Iterator[bytes]:

@@ -1,4 +1,4 @@
-"""`serve` as a process of its own: the line it prints, how it ends, and that a kill during pushes loses nothing."""
+"""`cprec hub serve` as a process: the line it prints, how it ends, and that a kill during pushes loses nothing."""
 
 import os
 import random
@@ -22,21 +22,14 @@ from cprec_hf.hub.serve import serve
 
 ROOT = Path(__file__).parents[2]
 TOKEN = "hf_ada_secret"
-SERVE = """
-import sys
-from cprec_hf.hub.serve import serve
-try:
-    serve(0, sys.argv[1], sys.argv[2].split(), sys.argv[3:])
-except KeyboardInterrupt:  # as `cprec` does
-    sys.exit(130)
-"""
 
 
 class Served:
     """A serving process, and what the line it printed sets."""
 
     def __init__(self, root: Path, users: str = f"ada:{TOKEN}", faults: tuple[str, ...] = ()) -> None:
-        command = [sys.executable, "-c", SERVE, str(root), users, *faults]
+        flags = [*(f"--user={user}" for user in users.split()), *(f"--fail={fault}" for fault in faults)]
+        command = [sys.executable, "-m", "cprec_hf.cli", "hub", "serve", "--root", str(root), *flags]
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         self.process = subprocess.Popen(
             command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -82,7 +75,7 @@ def test_the_line_sets_up_a_client_and_sigterm_ends_it(served: Callable[..., Ser
 
 
 def test_ctrl_c_ends_it_too(served: Callable[..., Served]) -> None:
-    assert served().end(signal.SIGINT) == (130, "")
+    assert served().end(signal.SIGINT) == (130, "\ncprec: interrupted; nothing was left half-written\n")
     again = served(users="")  # the root is free again; one user is made where none is given
     assert again.api.whoami()["name"] == "local" and len(again.env["HF_TOKEN"]) > 30
 

@@ -1,6 +1,9 @@
 """What is pushed and what never is, kind by kind; what cannot be pushed is said before anything is sent."""
 
+import gzip
+import io
 import json
+import pickle
 from pathlib import Path
 
 import pytest
@@ -34,6 +37,37 @@ def test_what_cannot_be_pushed_is_said(tmp_path: Path) -> None:
         files_to_push(write(tmp_path / "a", "training_args.bin"))
     with pytest.raises(InputError, match="save them as safetensors"):
         files_to_push(write(tmp_path / "b", "config.json", "pytorch_model.bin"))
+
+
+def test_a_file_of_an_unknown_kind_stays_and_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pickles = ("scores.joblib", "data.dat", "state.PT", "trie.pickle.gz", "w.npz", "Optimizer.Pth", "TRAINING_ARGS.BIN")
+    folder = write(tmp_path / "m", "config.json", "NOTES.MD", *pickles)
+    assert [*files_to_push(folder)] == ["NOTES.MD", "config.json"]
+    said = capsys.readouterr().err
+    assert "4 files stay here, of kinds that are not pushed: data.dat, scores.joblib, trie.pickle.gz, ..." in said
+    write(tmp_path / "plain", "config.json", "optimizer.pt")
+    files_to_push(tmp_path / "plain")
+    assert capsys.readouterr().err == ""  # the Trainer's own state is expected there
+
+
+@pytest.mark.parametrize("name", ["config.json", "notes.txt", "tokenizer.model", "items.parquet", "model.safetensors"])
+def test_a_pickle_under_another_name_is_refused(tmp_path: Path, name: str) -> None:
+    write(tmp_path / "m", "README.md")
+    state = io.BytesIO()
+    torch.save({"w": torch.ones(2)}, state)
+    pickles = [pickle.dumps({"w": [1.0] * 99}, protocol) for protocol in range(2, pickle.HIGHEST_PROTOCOL + 1)]
+    for content in (*pickles, state.getvalue(), gzip.compress(pickles[0], mtime=0)):
+        (tmp_path / "m" / name).write_bytes(content)
+        with pytest.raises(InputError, match=f"{name} is a pickle or an archive"):
+            files_to_push(tmp_path / "m")
+
+
+def test_weights_whose_header_has_any_length_are_pushed(tmp_path: Path) -> None:
+    """The length comes first: 0x0480 bytes read as a pickle of protocol 4, 0x8b1f as gzip."""
+    for length in (0x0280, 0x0480, 0x8B1F):
+        header = b"{}".ljust(length)
+        (write(tmp_path / "m", "a.txt") / "m.safetensors").write_bytes(length.to_bytes(8, "little") + header)
+        assert [*files_to_push(tmp_path / "m")] == ["a.txt", "m.safetensors"]
 
 
 class Evil:
