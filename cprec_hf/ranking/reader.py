@@ -21,6 +21,7 @@ Method = Literal["auto", "mask", "cache", "rows"]
 _LAYERS = ("full_attention", "sliding_attention")
 HEAD_VALUES = 1 << 26
 """Logits held at once, 256 MB in float32."""
+_CACHED_VALUES = 1 << 20  # on a CPU: as many as its caches hold, for softmax reads them several times
 
 
 def choose_method(model: Any, longest: int) -> Method:
@@ -230,7 +231,8 @@ class Reader:
         self, states: torch.Tensor, rows: np.ndarray, tokens: np.ndarray
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
         """Logits float32 of some states at a time, and which of them and of their columns are asked for."""
-        step = max(1, HEAD_VALUES // self.config.vocab_size)
+        at_once = HEAD_VALUES if self._device.type != "cpu" else _CACHED_VALUES
+        step = max(1, at_once // self.config.vocab_size)
         for first in range(0, len(states), step):
             logits = self.predict(states[first : first + step])
             begin, end = np.searchsorted(rows, [first, first + step])

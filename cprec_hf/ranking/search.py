@@ -248,8 +248,8 @@ class _Search:
 
         hopeless = ends | (likely <= self.log_probs[:, -1:])
         likely = torch.cat([self.open_log_probs, likely.masked_fill(hopeless, -torch.inf)], dim=1)
-        likely, at = likely.sort(dim=1, descending=True)
         some = int((likely > -torch.inf).sum(dim=1).max())
-        self.open_log_probs, at = likely[:, :some], at[:, :some]
+        likely, at = likely.topk(some, dim=1)
+        self.open_log_probs = likely
         self.open = torch.cat([self.open, node], dim=1).gather(1, at)
         self.open_columns = torch.cat([self.open_columns, above], dim=1).gather(1, at)
