@@ -94,7 +94,7 @@ def publish(push: Push, api: HfApi | None = None) -> Pushed:
     url = f"{api.endpoint}/{prefix}{remote.repo_id}/commit/{commit}"
     pushed = Pushed(remote.repo_id, push.branch, commit, url)
     if push.folder is not None:
-        remember(push.folder, pushed)
+        remember(push.folder, pushed, api.endpoint)
     return pushed
 
 

@@ -234,6 +234,7 @@ class StageTrainer(trl.SFTTrainer):
         name = self.args.hub_model_id or Path(self.args.output_dir).resolve().name
         adapter = (folder / "adapter_config.json").exists()
         card = {"record": dataclasses.asdict(record), "model_name": name, "training": training, "adapter": adapter}
+        card["items"] = (folder / "items.parquet").exists()  # of the finished model; a checkpoint has none
         (folder / "README.md").write_text(render_model_card(card), encoding="utf-8")
         record.save(folder)
 

@@ -69,6 +69,21 @@ def test_a_model_on_a_branch_made_from_one_on_a_branch() -> None:
     assert "revision=" not in render_model_card(model_facts(repo_id="user/rec", branch="main"))
 
 
+def test_a_checkpoint_without_items_says_how_to_train_on() -> None:
+    facts = model_facts(
+        repo_id="user/rec", branch="trunk-step-90", items=False, record={"schedule": {"type": "wsa", "step": 90}}
+    )
+    card = render_model_card(facts)
+    compile(python_of(card), "card", "exec")
+    assert '"--model_name_or_path", "user/rec",\n    "--model_revision", "trunk-step-90",\n' in card
+    assert "recommender.recommend" not in card and "items.parquet" not in card and "cprec anneal" not in card
+    card = render_model_card(facts | {"resume_state": True})
+    assert "hf download user/rec --revision trunk-step-90 --local-dir trunk-step-90\n" in card
+    assert "--init_from trunk-step-90 --corpus user/corpus --anneal_steps 9 --output_dir annealed\n" in card
+    local = render_model_card(model_facts(items=False, record={"corpus": "/home/someone/c"}))
+    assert '"path/to/this/folder"' in local and '"--corpus", "path/to/the/corpus"' in local
+
+
 def test_what_the_schedule_says_of_the_data_stands_row_by_row() -> None:
     schedule = {"type": "wsa", "data": {"rows": 7115, "kinds": ["domain", "all_domain"], "item_share": None, "seed": 7}}
     card = render_model_card(model_facts(record={"schedule": schedule}))

@@ -5,10 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub import HfApi
 
 from cprec_hf.errors import InputError
 from cprec_hf.hub import kinds
 from cprec_hf.hub.contents import files_to_push
+from cprec_hf.hub.publish import publish
 
 from .folders import adapter, corpus, dump, metric, model, results, trunk
 
@@ -85,6 +87,7 @@ def test_no_path_of_this_machine_leaves(tmp_path: Path) -> None:
     plans = [
         kinds.plan_corpus(corpus(tmp_path / "c", tokenizer="/home/someone/weights/tok"), "a/b"),
         kinds.plan_model(model(tmp_path / "m", corpus="/home/someone/c", base="/home/someone/b"), "a/b"),
+        kinds.plan_trunk(trunk(tmp_path / "run"), "a/b"),
         kinds.plan_results(results(tmp_path / "r"), "a/b"),
     ]
     for plan in plans:
@@ -92,6 +95,29 @@ def test_no_path_of_this_machine_leaves(tmp_path: Path) -> None:
         texts = [plan.card("a/b", "").encode()]
         texts += [source if isinstance(source, bytes) else source.read_bytes() for source in plan.files.values()]
         assert not [text for text in texts if b"someone" in text]
+
+
+def test_a_report_is_written_anew_from_what_the_results_say(ada: HfApi, tmp_path: Path) -> None:
+    folder = model(tmp_path / "rec")
+    commit = publish(kinds.plan_recommender(folder, "ada/rec"), ada).commit
+    planned = kinds.plan_results(results(tmp_path / "r", str(folder)), "ada/r", endpoint=ada.endpoint)
+    report = planned.files["report.md"]
+    assert isinstance(report, bytes) and f"ada/rec at {commit}, score sum" in report.decode()
+
+
+def test_a_trunk_takes_the_items_of_its_run_once_they_are_written(tmp_path: Path) -> None:
+    checkpoint = trunk(tmp_path / "run")
+    early = kinds.plan_trunk(checkpoint, "ada/it")
+    assert early.card is not None and "items.parquet" not in early.files
+    assert '"--model_revision", "trunk-step-4"' in early.card("ada/it", "")
+    assert "items.parquet" not in early.card("ada/it", "")
+    model(tmp_path / "run")  # the run has finished
+    late = kinds.plan_trunk(checkpoint, "ada/it")
+    assert late.files["items.parquet"] == tmp_path / "run" / "items.parquet"
+    assert late.card is not None and 'from_pretrained("ada/it", revision="trunk-step-4")' in late.card("ada/it", "")
+    other = model(tmp_path / "run" / "other")
+    (other / "items.parquet").unlink()
+    assert "items.parquet" not in kinds.plan_model(other, "ada/it").files  # another run's folder, no checkpoint
 
 
 def test_results_stand_in_the_card_the_index_and_the_eval_results(tmp_path: Path) -> None:

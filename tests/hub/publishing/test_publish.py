@@ -7,9 +7,10 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
-from huggingface_hub import HfApi, hf_hub_download
+from huggingface_hub import HfApi, constants, hf_hub_download
 
 from cprec_hf.errors import InputError
 from cprec_hf.hub import kinds
@@ -136,16 +137,42 @@ def test_records_name_repos_and_commits_not_folders(ada: HfApi, tmp_path: Path) 
     base = publish(kinds.plan_model(model(tmp_path / "base", stage="base"), "ada/base"), ada)
     made = {"corpus": str(tmp_path / "c"), "corpus_revision": None, "base": str(tmp_path / "base")}
     parents = [str(tmp_path / "base"), "/home/someone/older"]
-    planned = kinds.plan_model(model(tmp_path / "sft", **made, parents=parents), "ada/sft")
+    planned = kinds.plan_model(model(tmp_path / "sft", **made, parents=parents), "ada/sft", endpoint=ada.endpoint)
     record = json.loads(planned.files["cprec.json"])
     assert (record["corpus"], record["corpus_revision"]) == ("ada/c", source.commit)
     assert (record["base"], record["base_revision"]) == ("ada/base", base.commit)
     assert record["parents"] == [f"ada/base@{base.commit}", "older"]
     model(tmp_path / "base", stage="cpt")  # made anew since: no longer what was pushed
-    record = json.loads(kinds.plan_model(tmp_path / "sft", "ada/sft").files["cprec.json"])
+    record = json.loads(kinds.plan_model(tmp_path / "sft", "ada/sft", endpoint=ada.endpoint).files["cprec.json"])
     assert (record["base"], record["base_revision"]) == ("base", None)
     publish(planned, ada)
     assert str(tmp_path) not in card(ada, "ada/sft") and "ada/c" in card(ada, "ada/sft")
+
+
+def test_what_was_pushed_to_one_hub_is_not_named_on_another(
+    ada: HfApi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def base_of(**options: Any) -> tuple[str, str | None, list[str]]:
+        record = json.loads(kinds.plan_model(tmp_path / "sft", "ada/sft", **options).files["cprec.json"])
+        return record["base"], record["base_revision"], record["parents"]
+
+    base = model(tmp_path / "base", stage="base")
+    model(tmp_path / "sft", base=str(base), base_revision=None, parents=[str(base)])
+    first = publish(kinds.plan_model(base, "ada/base"), ada).commit
+    here = ("ada/base", first, [f"ada/base@{first}"])
+    assert base_of() == ("base", None, ["base"])  # HF_ENDPOINT is the public Hub's
+    assert base_of(endpoint=ada.endpoint) == here
+    with LoopbackHub(tmp_path / "other", {"bob": "hf_bob_secret"}) as other:
+        bob = HfApi(endpoint=other.url, token=other.token)
+        assert base_of(endpoint=other.url) == ("base", None, ["base"])
+        second = publish(kinds.plan_model(base, "bob/it"), bob).commit
+        assert base_of(endpoint=other.url) == ("bob/it", second, [f"bob/it@{second}"])
+        monkeypatch.setattr(constants, "ENDPOINT", f"{other.url}/")  # as HF_ENDPOINT would set it
+        assert base_of()[0] == "bob/it"
+    assert base_of(endpoint=ada.endpoint) == here  # both are remembered
+    noted = {"repo_id": "ada/base", "commit": first, "record": "of an older release, which noted no Hub"}
+    (base / ".cprec-hub.json").write_text(json.dumps(noted))
+    assert base_of(endpoint=ada.endpoint) == ("base", None, ["base"])
 
 
 PUSHES = """
