@@ -137,8 +137,18 @@ def plan_metric(folder: str | Path, repo_id: str, *, branch: str = "main", priva
     for needed in (f"{name}.py", CARD, "requirements.txt", "app.py"):
         if not (folder / needed).is_file():
             raise InputError(f"{folder}: no {needed}; a metric has {name}.py, app.py, {CARD} and requirements.txt")
-    files = {path: source for path, source in files_to_push(folder).items() if path != "__init__.py"}
-    return Push("metric", repo_id, "space", files, f"Metric {name}", branch=branch, private=private)
+    files = {path: source for path, source in files_to_push(folder).items() if path not in ("__init__.py", CARD)}
+    text, load = (folder / CARD).read_text(encoding="utf-8"), "evaluate.load({})".format
+    return Push(
+        kind="metric",
+        repo_id=repo_id,
+        repo_type="space",
+        files=files,
+        message=f"Metric {name}",
+        card=lambda where, free: text.replace(load(f'"{name}"'), load(f'"{where}"')),
+        branch=branch,
+        private=private,
+    )
 
 
 def plan_results(
@@ -189,8 +199,9 @@ def _plan_model(
     resume_state: bool = False,
 ) -> Push:
     from cprec_hf.hub.cards import render_model_card
-    from cprec_hf.hub.curves import draw_learning_rate
+    from cprec_hf.hub.curves import draw_learning_rate, read_log
     from cprec_hf.hub.eval_results import eval_results_files, results_of
+    from cprec_hf.hub.model_card import training_facts
 
     record = _read(folder, "cprec.json", "a model of a training stage")
     if not private and not record.get("corpus_redistributable"):
@@ -221,8 +232,11 @@ def _plan_model(
         facts["results"] = results_of(relocated_results(report, endpoint), _method_of(folder, report, results))
         files |= {name: text.encode() for name, text in eval_results_files(facts).items()}
     log = folder / "log.jsonl" if (folder / "log.jsonl").is_file() else folder.parent / "log.jsonl"
-    if log.is_file():
-        files[_PICTURE] = draw_learning_rate(log)
+    step = record["schedule"].get("step")
+    rows = read_log(log, step) if log.is_file() else []
+    facts["training"] = training_facts(record, rows)
+    if any("learning_rate" in row for row in rows):  # up to this model: the run may have gone on
+        files[_PICTURE] = draw_learning_rate(log, step)
         facts["schedule_picture"] = _PICTURE
     return Push(
         kind=kind,

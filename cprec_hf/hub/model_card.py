@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cprec_hf.hub.card_parts import is_repo_id, licence_metadata, literal, place, put_together, repo_of
@@ -33,16 +33,16 @@ def render_model_card(facts: Mapping[str, Any]) -> str:
 
     Args:
         facts: `record` (the keys of `cprec.json`) and `model_name`; where known `repo_id`, `branch` (of that repo),
-            `training` (name -> value, shown as a table), `results` (rows of `eval_results.results_of`, or any of
+            `training` (of `training_facts`), `results` (rows of `eval_results.results_of`, or any of
             `metric`, `value`, `low`, `high`, `n` and what else tells them apart), `adapter` (true for a LoRA adapter),
             `items` (false where no `items.parquet` comes with it, as in a checkpoint of a run that goes on),
             `resume_state` (true for a trunk's checkpoint with all that an anneal needs to branch from it),
-            `hardware` (in words), `schedule_picture` (a file of the repo, see `curves.draw_learning_rate`), `licence`
-            (in words or as an identifier) and `free` (see `card_parts.free_section`).
+            `hardware` (in words), `schedule_picture` (a file of the repo, see `curves.draw_learning_rate`) and `free`
+            (see `card_parts.free_section`).
     """
     record, results = facts["record"], list(facts.get("results") or [])
     schedule, training, adapter = _pairs(record["schedule"]), _pairs(facts.get("training") or {}), facts.get("adapter")
-    repo_id, domain, licence = facts.get("repo_id"), record["domain"], facts.get("licence")
+    repo_id, domain, licence = facts.get("repo_id"), record["domain"], " and ".join(record.get("licences") or [])
     base, branch = repo_of(record["base"]), facts.get("branch") or "main"
     corpus = record["corpus"] if is_repo_id(record["corpus"]) else "path/to/the/corpus"
     index = model_index(facts)
@@ -63,6 +63,7 @@ def render_model_card(facts: Mapping[str, Any]) -> str:
             "domain": literal(domain) if domain else Safe("recommender.domains[0]"),
             "score": _score(results),
             "base": place(record["base"]),
+            "base_commit": record.get("base_revision"),
             "corpus": place(record["corpus"]),
             "parents": [place(parent) for parent in record["parents"]],
             "schedule": table(["learning rate", ""], schedule) if schedule else "",
@@ -88,6 +89,26 @@ def render_model_card(facts: Mapping[str, Any]) -> str:
         **({"model-index": index} if index else {}),
     }
     return put_together(metadata, body, str(facts.get("free") or ""))
+
+
+def training_facts(record: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What a card shows of the training of a model, from its record and the log of its run.
+
+    Args:
+        record: the keys of `cprec.json`.
+        rows: of `log.jsonl`, or of the Trainer's `log_history`; those after the model's step do not count.
+
+    Returns:
+        steps (an anneal's are counted from its trunk's first), tokens_per_step and, where logged, last_loss.
+    """
+    schedule = record["schedule"]
+    step = schedule.get("step")
+    if step is None:  # an older release did not say
+        return {}
+    begin = schedule["warmup_steps"] + schedule["stable_steps"] if record["stage"] == "anneal" else 0
+    losses = [row["loss"] for row in rows if "loss" in row and row["step"] <= step]
+    facts = {"steps": step, "tokens_per_step": record["tokens"] // max(step - begin, 1)}
+    return facts | ({"last_loss": losses[-1]} if losses else {})
 
 
 def _pairs(values: Mapping[str, Any]) -> list[list[Any]]:

@@ -49,10 +49,11 @@ class Push:
     """Whether a new repo is private. A repo that exists keeps its visibility."""
 
     def listing(self) -> str:
-        """For a dry run: where it goes, and every file with its size."""
+        """For a dry run: where it goes, and every file with its size; the card's as far as it is known by now."""
         sizes = {name: size(source) for name, source in self.files.items()}
         if self.card is not None:
-            sizes[CARD] = len(self.card(self.repo_id, "").encode())
+            where = self.repo_id if "/" in self.repo_id else f"OWNER/{self.repo_id}"
+            sizes[CARD] = len(self.card(where, "").encode())
         width = max(map(len, sizes))
         lines = [f"  {name:<{width}}  {size:>14,} bytes" for name, size in sorted(sizes.items())]
         seen = "private" if self.private else "public"

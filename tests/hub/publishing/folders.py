@@ -123,7 +123,8 @@ def metric(folder: Path, seed: int = 0) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for name in (f"{folder.name}.py", "app.py", "requirements.txt", "__init__.py"):
         (folder / name).write_text(f"# {name} {seed}\n", encoding="utf-8")
-    (folder / "README.md").write_text("---\nsdk: gradio\ntitle: a metric\n---\n# a metric\n", encoding="utf-8")
+    card = f'---\nsdk: gradio\ntitle: a metric\n---\n# a metric\n\nevaluate.load("{folder.name}")\n'
+    (folder / "README.md").write_text(card, encoding="utf-8")
     return folder
 
 

@@ -10,6 +10,7 @@ from huggingface_hub import HfApi
 from cprec_hf.errors import InputError
 from cprec_hf.hub import kinds
 from cprec_hf.hub.contents import files_to_push
+from cprec_hf.hub.curves import draw_learning_rate
 from cprec_hf.hub.publish import publish
 
 from .folders import adapter, corpus, dump, metric, model, results, trunk
@@ -130,6 +131,25 @@ def test_results_stand_in_the_card_the_index_and_the_eval_results(tmp_path: Path
         kinds.plan_model(folder, "a/b", results=results(tmp_path / "other"))
 
 
+def test_the_card_and_the_picture_of_a_checkpoint_end_at_its_step(tmp_path: Path) -> None:
+    checkpoint = trunk(tmp_path / "run", base_revision="b" * 40, licences=["apache-2.0"])
+    log = tmp_path / "run" / "log.jsonl"
+    plan = kinds.plan_trunk(checkpoint, "a/b")
+    assert plan.card is not None
+    card = plan.card("a/b", "")
+    assert "| steps | 4 |\n| tokens a step | 24 |\n| last training loss, nats a token | 1 |" in card
+    assert "- Base model: user/base at commit `" + "b" * 40 + "`.\n" in card and "license: apache-2.0" in card
+    with log.open("a") as file:  # the run goes on
+        file.writelines(json.dumps({"step": i, "loss": 0.5, "learning_rate": 0.1}) + "\n" for i in range(5, 99))
+    later = kinds.plan_trunk(checkpoint, "a/b")
+    assert later.card is not None and later.card("a/b", "") == card
+    assert later.files["learning_rate.png"] == plan.files["learning_rate.png"] != draw_learning_rate(log)
+    log.write_text(json.dumps({"step": 5, "loss": 1.0, "learning_rate": 0.1}) + "\n")  # nothing logged before it
+    early = kinds.plan_trunk(checkpoint, "a/b")
+    assert early.card is not None and "learning_rate.png" not in early.files
+    assert "![" not in early.card("a/b", "") and "last training loss" not in early.card("a/b", "")
+
+
 def test_an_adapter_names_a_base_on_the_hub(tmp_path: Path) -> None:
     folder = adapter(tmp_path / "a")
     assert kinds.plan_recommender(folder, "a/b").kind == kinds.plan_adapter(folder, "a/b").kind == "adapter"
@@ -141,9 +161,9 @@ def test_an_adapter_names_a_base_on_the_hub(tmp_path: Path) -> None:
 
 
 def test_a_metric_is_named_as_its_script(tmp_path: Path) -> None:
-    assert [*kinds.plan_metric(metric(tmp_path / "it"), "a/it").files] == [
-        "README.md", "app.py", "it.py", "requirements.txt"
-    ]  # fmt: skip
+    plan = kinds.plan_metric(metric(tmp_path / "it"), "it")
+    assert [*plan.files] == ["app.py", "it.py", "requirements.txt"]
+    assert plan.card is not None and plan.card("a/it", "").endswith('evaluate.load("a/it")\n')
     with pytest.raises(InputError, match="must be named it"):
         kinds.plan_metric(tmp_path / "it", "a/other")
     (tmp_path / "it" / "app.py").unlink()

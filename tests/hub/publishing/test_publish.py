@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -225,4 +226,7 @@ def test_a_metric_is_loaded_by_its_space(client, hub: LoopbackHub, ada: HfApi) -
 def test_a_dry_run_lists_and_sends_nothing(hub: LoopbackHub, tmp_path: Path) -> None:
     listed = kinds.plan_metric(metric(tmp_path / "it"), "ada/it").listing()
     assert listed.startswith("metric: space repo ada/it, branch main, private if it is new")
-    assert "it.py" in listed and "4 files" in listed and not hub.seen
+    assert "it.py" in listed and "4 files" in listed
+    bare, whole = (kinds.plan_model(model(tmp_path / "m"), name).listing() for name in ("m", "maker/m"))
+    sizes = [re.findall(r"README.md +([\d,]+) bytes", text) for text in (bare, whole)]
+    assert sizes[0] == sizes[1] != [] and not hub.seen
