@@ -91,6 +91,18 @@ def test_a_push_that_fails_leaves_no_repo_it_made(hub: LoopbackHub, ada: HfApi, 
     assert waits == sorted(waits) and len(waits) == 5 and 1 <= waits[0] <= 1.5 and 16 <= waits[-1] <= 24
 
 
+def test_a_lost_answer_to_create_leaves_no_empty_repo(hub: LoopbackHub, ada: HfApi, waits: list[float]) -> None:
+    hub.inject("create", "lost")
+    hub.inject("commit", 500, 50)
+    with pytest.raises(InputError, match="the push changed nothing"):
+        publish(plan(a_txt="a"), ada)
+    assert not ada.repo_exists("ada/m")
+    ada.create_repo("ada/m", private=True)  # the user's own, empty
+    with pytest.raises(InputError, match="the push changed nothing"):
+        publish(plan(a_txt="a"), ada)
+    assert ada.repo_exists("ada/m")
+
+
 def test_a_hub_out_of_reach_is_told(waits: list[float]) -> None:
     with pytest.raises(InputError, match=r"http://127\.0\.0\.1:9 cannot be reached"):
         publish(plan(a_txt="a"), HfApi(endpoint="http://127.0.0.1:9", token="hf_x"))
