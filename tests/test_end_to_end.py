@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -96,26 +97,78 @@ def test_every_test_user_gets_predictions(finished, monkeypatch):
     assert counts["unknown_items"] == 0 and counts["predicted"] == counts["rows"] == len(given)
 
 
+CARDS = """
+import json, os, re, shlex, subprocess, sys
+from huggingface_hub import hf_hub_download
+from cprec_hf import cli
+
+for kind, repo, branch in json.loads(sys.argv[1]):
+    card = open(hf_hub_download(repo, "README.md", repo_type=kind, revision=branch), encoding="utf-8").read()
+    os.makedirs(f"{sys.argv[2]}/{repo}/{branch}")
+    os.chdir(f"{sys.argv[2]}/{repo}/{branch}")
+    (code,) = re.findall(r"^```python\\n(.*?)^```$", card, re.S | re.M)
+    exec(code, {"__name__": "__main__"})
+    for commands in re.findall(r"^```bash\\n(.*?)^```$", card, re.S | re.M):
+        for program, *words in map(shlex.split, commands.splitlines()):
+            if program == "cprec":
+                assert cli.main([*words, "--use_cpu", "true"]) == 0
+            else:
+                subprocess.run([program, *words], check=True)
+    print("RAN", repo, branch, flush=True)
+"""
+"""Runs all the code on the cards of some repos' branches, each in a folder of its own."""
+
+
 def test_all_of_it_goes_to_the_hub_and_comes_back(finished, tmp_path):
     """Processes that know only the endpoint, the token and repo ids; nothing that leaves names a folder of this run."""
+    pushes = read_yaml(shipped("recipes") / "tiny" / "hub.yaml")["push"]
+    going_on = tmp_path / "run" / "checkpoint-6"  # of a run that has not finished: it has no items yet
+    shutil.copytree(finished / "outputs/tiny/cpt/checkpoint-6", going_on)
+    pushes.append({"kind": "trunk", "folder": str(going_on), "repo": "cprec-tiny-cpt"})
+    recipe = tmp_path / "hub.yaml"
+    recipe.write_text(yaml.safe_dump({"push": pushes}), encoding="utf-8")
     script = str(shipped("recipes") / "tiny" / "from_the_hub.py")
     with LoopbackHub(tmp_path / "hub") as hub:
-        root = str(Path(cli.__file__).parents[1])
-        env = {**os.environ, **hub.env, "HF_HOME": str(tmp_path / "home"), "PYTHONPATH": root}
-        push = [sys.executable, "-m", "cprec_hf.cli", "hub", "push", "--config", "recipes/tiny/hub.yaml"]
+        root, programs = (
+            str(Path(cli.__file__).parents[1]),
+            f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        )
+        env = {**os.environ, **hub.env, "HF_HOME": str(tmp_path / "home"), "PYTHONPATH": root, "PATH": programs}
+        push = [sys.executable, "-m", "cprec_hf.cli", "hub", "push", "--config", str(recipe)]
         subprocess.run(push, cwd=finished, env=env, check=True, capture_output=True)
         load = [sys.executable, script, "local/cprec-tiny-music", "local/ranking_at_k"]
         said = subprocess.run(load, cwd=tmp_path, env=env, check=True, capture_output=True, text=True).stdout
         api = HfApi(endpoint=hub.url, token=hub.token)
         sha = api.dataset_info("local/cprec-tiny-corpus").sha
         card = api.model_info("local/cprec-tiny-music").card_data
-        branches = {branch.name for branch in api.list_repo_refs("local/cprec-tiny-cpt").branches}
-        pushed = api.snapshot_download("local/cprec-tiny-music", cache_dir=tmp_path / "cache")
+        kinds = {"corpus": "dataset", "results": "dataset", "metric": "space"}
+        repos = {(kinds.get(p["kind"], "model"), f"local/{p['repo']}") for p in pushes}
+        pushed = {
+            (kind, repo, branch.name): Path(
+                api.snapshot_download(repo, repo_type=kind, revision=branch.name, cache_dir=tmp_path / "cache")
+            )
+            for kind, repo in sorted(repos)
+            for branch in api.list_repo_refs(repo, repo_type=kind).branches
+        }
+        ours = [where for where in pushed if where[0] == "model"]
+        run = [sys.executable, "-c", CARDS, json.dumps(ours), str(tmp_path / "ran")]
+        ran = subprocess.run(run, cwd=tmp_path, env=env, capture_output=True, text=True)
     assert f"local/cprec-tiny-corpus at {sha[:12]}" in said and "Recommended in Music" in said
-    assert branches == {"main", "trunk-step-12"} and card.datasets == ["local/cprec-tiny-corpus"]
+    branches = {branch for _, repo, branch in pushed if repo == "local/cprec-tiny-cpt"}
+    assert branches == {"main", "trunk-step-6", "trunk-step-12"} and card.datasets == ["local/cprec-tiny-corpus"]
     assert card.base_model == "local/cprec-tiny-anneal" and card.eval_results
-    texts = [path for path in Path(pushed).rglob("*") if path.suffix in (".json", ".jsonl", ".md", ".yaml")]
-    assert len(texts) > 5 and not [path for path in texts if "outputs/tiny" in path.read_text(encoding="utf-8")]
+    assert [line for line in ran.stdout.splitlines() if line.startswith("RAN ")] == [
+        f"RAN {repo} {branch}" for _, repo, branch in ours
+    ], ran.stderr
+    made = {
+        path.relative_to(tmp_path / "ran/local").parent.as_posix() for path in tmp_path.glob("ran/*/*/*/*ed/cprec.json")
+    }
+    trunks = [f"cprec-tiny-cpt/trunk-step-{step}/annealed" for step in (6, 12)]
+    assert made == {*trunks, "cprec-tiny-cpt/trunk-step-6/fine-tuned"}
+    here = [text.encode() for text in ("outputs/tiny", str(finished), str(tmp_path), str(Path.home()), str(Path.cwd()))]
+    files = [path for folder in pushed.values() for path in folder.rglob("*") if path.is_file()]
+    assert len(files) > 60
+    assert not [(path, text) for path in files for text in here if text in path.read_bytes()]
 
 
 def test_a_second_run_refuses_to_replace_the_first(finished, monkeypatch, capsys):

@@ -102,7 +102,7 @@ def build_from(behaviors: Behaviors, config: CorpusConfig, *, overwrite: bool = 
             template.version, tuple(config.sequences), config.window_tokens, header_tokens,
             times_known=behaviors.about.order == "time",
         )  # fmt: skip
-        tokens, more = write_documents(
+        documents, tokens, more = write_documents(
             pretraining, catalogue, plan, folder / "cpt",
             validation_share=config.cpt_validation_share, seed=config.seed, done=bar.update,
         )  # fmt: skip
@@ -146,6 +146,7 @@ def build_from(behaviors: Behaviors, config: CorpusConfig, *, overwrite: bool = 
             "account": Account([*behaviors.account.steps, *steps]).to_dicts(),
             "audit": [],
             "counts": _counts(folder),
+            "documents": documents | {"items": len(catalogue.items)},
             "tokens": tokens,
             "titles": {"cut": catalogue.cut, "collisions": catalogue.collisions},
             "seed": config.seed,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +59,9 @@ class ModelRecord:
     """Whether the corpus' source may be published again, its items' titles with it."""
     hardware: str | None = None
     """What the stage ran on; null where an older release did not say."""
+    licences: list[str] = field(default_factory=list)
+    """Of the base model and of the corpus' source, in words or as identifiers; empty where an older release did not
+    say."""
     format: int = FORMAT
     """Version of this file's keys."""
 

@@ -40,7 +40,7 @@ def write_documents(
     validation_share: float,
     seed: int,
     done: Callable[[], object],
-) -> tuple[dict[str, int], list[Step]]:
+) -> tuple[dict[str, int], dict[str, int], list[Step]]:
     """Write the pre-training documents as {train,validation}.parquet.
 
     Args:
@@ -53,7 +53,7 @@ def write_documents(
         done: called after each shard.
 
     Returns:
-        The tokens of each kind, and what became of the events in each kind.
+        The documents of each kind, their tokens, and what became of the events in each kind.
     """
     lines = catalogue.items.select("domain", "item_id", "title", "tokens")
     known = pl.col("clock").is_not_null()
@@ -62,13 +62,14 @@ def write_documents(
     writers = events.filter(pl.any_horizontal(writes[kind] for kind in plan.kinds))["user_id"].unique().sort()
     n_held = max(round(validation_share * len(writers)), 1) if validation_share else 0
     held = writers.gather(keyed_rng(seed, "cpt validation users").permutation(len(writers))[:n_held])
-    tokens, used = dict.fromkeys(plan.kinds, 0), dict.fromkeys(plan.kinds, 0)
+    written, tokens, used = (dict.fromkeys(plan.kinds, 0) for _ in range(3))
     with _Files(folder, sequences.SEQUENCES) as files:
         for shard in user_shards(events):
             table = shard.join(lines, on=["domain", "item_id"], how="left").select(sequences.EVENTS.names).to_arrow()
             documents = sequences.cpt_sequences(table, plan)
             for kind in plan.kinds:
                 of_kind = documents.filter(pc.equal(documents["kind"], kind))
+                written[kind] += of_kind.num_rows
                 tokens[kind] += pc.sum(of_kind["n_tokens"]).as_py() or 0
                 used[kind] += _n_items(of_kind["item_ids"])
             validates = pc.is_in(documents["user_id"], pa.array(held.to_list(), pa.string()))
@@ -82,7 +83,7 @@ def write_documents(
         refused = dict(no_order) if kind == "all_domain" else {}
         refused["alone in a window"] = len(events) - used[kind] - sum(refused.values())
         steps.append(Step(f"events in {kind} documents", len(events), used[kind], refused))
-    return tokens, steps
+    return written, tokens, steps
 
 
 def write_examples(

@@ -25,10 +25,11 @@ from cprec_hf.command import run_as_command
 from cprec_hf.evaluation.config import MODELS, EvaluateConfig, MethodConfig
 from cprec_hf.evaluation.matches import summarise_matches
 from cprec_hf.evaluation.methods import Task, measure_method
-from cprec_hf.evaluation.report import console_table, write_report
+from cprec_hf.evaluation.report import write_report
 from cprec_hf.evaluation.significance import RESAMPLES, bootstrap_means, compare, estimate
 from cprec_hf.files import atomic_folder, require_free_space
 from cprec_hf.hub.markdown import one_line
+from cprec_hf.hub.report import console_table
 from cprec_hf.quiet import without_datasets_bars
 from cprec_hf.recipes import read_recipe
 

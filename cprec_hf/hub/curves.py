@@ -50,8 +50,8 @@ class Curve:
         return cls.from_log(Path(stage) / "log.jsonl")
 
     @classmethod
-    def from_log(cls, log: str | Path) -> Curve:
-        """Read a log: one JSON object per logging step.
+    def from_log(cls, log: str | Path, until: int | None = None) -> Curve:
+        """Read a log: one JSON object per logging step; with `until`, no step after it.
 
         The phases are those of the schedule in the `cprec.json` beside it; a run that has not finished has none yet,
         and its phases are the log's own, known to one logging interval.
@@ -59,16 +59,7 @@ class Curve:
         Raises:
             InputError: no such log, a line of it that is not a JSON object with a `step`, or a broken `cprec.json`.
         """
-        log = Path(log)
-        if not log.is_file():
-            raise InputError(f"{log}: no such file; a training stage writes it into its output folder")
-        rows = []
-        for number, line in enumerate(log.read_text(encoding="utf-8").splitlines(), start=1):
-            try:
-                rows.append(json.loads(line))
-                rows[-1]["step"]
-            except (ValueError, KeyError, TypeError):
-                raise InputError(f"{log}, line {number}: expected a JSON object with a `step`") from None
+        log, rows = Path(log), read_log(log, until)
         steps = np.array([row["step"] for row in rows], dtype=np.float64)
         columns = {name: np.array([row.get(name, np.nan) for row in rows], dtype=np.float64) for name in _COLUMNS}
         name, record = log.resolve().parent.name, _record(log.with_name("cprec.json"))
@@ -83,13 +74,36 @@ class Curve:
         return self.steps[present], self.columns[name][present]
 
 
-def draw_learning_rate(log: str | Path) -> bytes:
+def read_log(log: str | Path, until: int | None = None) -> list[dict[str, Any]]:
+    """The lines of a `log.jsonl`, of training and of evaluations, in their order; with `until`, no step after it.
+
+    Raises:
+        InputError: no such log, or a line of it that is not a JSON object with a `step`.
+    """
+    log = Path(log)
+    if not log.is_file():
+        raise InputError(f"{log}: no such file; a training stage writes it into its output folder")
+    rows = []
+    for number, line in enumerate(log.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            rows.append(json.loads(line))
+            rows[-1]["step"]
+        except (ValueError, KeyError, TypeError):
+            raise InputError(f"{log}, line {number}: expected a JSON object with a `step`") from None
+    return [row for row in rows if until is None or row["step"] <= until]
+
+
+def draw_learning_rate(log: str | Path, until: int | None = None) -> bytes:
     """A PNG of the learning rate over steps, the schedule's phases shaded and named; the same bytes for the same log.
+
+    Args:
+        log: a `log.jsonl`.
+        until: the last step to draw; all if not given.
 
     Raises:
         InputError: see `Curve.from_log`; or no row of the log has a learning rate.
     """
-    curve = Curve.from_log(log)
+    curve = Curve.from_log(log, until)
     if not len(curve.series("learning_rate")[0]):
         raise InputError(f"{log}: no line has a `learning_rate`; train for at least one logging step")
     with matplotlib.rc_context(STYLE):

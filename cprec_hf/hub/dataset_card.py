@@ -125,12 +125,12 @@ def _configs(counts: Mapping[str, Mapping[str, int]]) -> list[dict[str, Any]]:
 def _domains(domains: Mapping[str, Mapping[str, Any]]) -> Safe:
     """A row a domain; the quantiles of its lengths where they were recorded."""
     measured = any(d.get("lengths") for d in domains.values())
-    columns = ["domain", "role", "users", "items", "interactions", "interactions a user"]
+    columns = ["domain", "role", "users", "items", "interactions", "interactions a user: mean"]
     rows = []
     for name, d in domains.items():
         row = [name, d["role"], d["users"], d["items"], d["interactions"], d["interactions"] / max(1, d["users"])]
         rows.append([*row, *((d.get("lengths") or {}).get(key, "") for key in _LENGTHS if measured)])
-    return table([*columns, *(("median", "90 % have at most", "longest") if measured else ())], rows)
+    return table([*columns, *(("median", "most, of 90 % of users", "most") if measured else ())], rows)
 
 
 def _kinds(facts: Mapping[str, Any]) -> Safe:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
@@ -19,7 +20,7 @@ from cprec_hf.hub.publish import CARD, Push
 from cprec_hf.hub.published import is_local, relocated_adapter, relocated_record, relocated_results, without_path
 from cprec_hf.hub.remote import Source
 
-_PICTURE = "learning_rate.png"
+_PICTURE, _ITEMS, _STATE = "learning_rate.png", "items.parquet", "trainer_state.json"
 
 
 class ModelOptions(TypedDict, total=False):
@@ -31,6 +32,8 @@ class ModelOptions(TypedDict, total=False):
     """Whether a new repo is private, as it is if not given."""
     results: str | Path | None
     """Folder of an evaluation that ranked this model; its metrics go into card, model-index and `.eval_results/`."""
+    endpoint: str | None
+    """Address of the Hub it goes to, whose repos it names; that of `HF_ENDPOINT` if not given."""
 
 
 def plan_corpus(folder: str | Path, repo_id: str, *, branch: str = "main", private: bool = True) -> Push:
@@ -69,15 +72,17 @@ def plan_corpus(folder: str | Path, repo_id: str, *, branch: str = "main", priva
     )
 
 
-def plan_trunk(checkpoint: str | Path, repo_id: str, *, private: bool = True) -> Push:
+def plan_trunk(checkpoint: str | Path, repo_id: str, *, private: bool = True, endpoint: str | None = None) -> Push:
     """A `checkpoint-N` of a stable phase, with its resume state, as the branch `trunk-step-N` of a model repo.
+
+    Arguments: see `ModelOptions`.
 
     Raises:
         InputError: no checkpoint, one outside the stable phase, or what `plan_model` refuses.
     """
     checkpoint = Path(checkpoint)
     record = _read(checkpoint, "cprec.json", "a checkpoint of a trunk")
-    _read(checkpoint, "trainer_state.json", "a checkpoint of a trunk")
+    _read(checkpoint, _STATE, "a checkpoint of a trunk")
     schedule = record["schedule"]
     step, warmup, stable = (schedule.get(key) for key in ("step", "warmup_steps", "stable_steps"))
     if stable is None or not warmup <= step <= warmup + stable:
@@ -85,9 +90,8 @@ def plan_trunk(checkpoint: str | Path, repo_id: str, *, private: bool = True) ->
             f"{checkpoint} is not in the stable phase of a WSA run, so no anneal could branch from it; push the "
             "finished model with the kind `model`"
         )
-    return _plan_model(
-        checkpoint, repo_id, kind="trunk", branch=f"trunk-step-{step}", private=private, resume_state=True
-    )
+    where = ModelOptions(branch=f"trunk-step-{step}", private=private, endpoint=endpoint)
+    return _plan_model(checkpoint, repo_id, kind="trunk", resume_state=True, **where)
 
 
 def plan_model(folder: str | Path, repo_id: str, **options: Unpack[ModelOptions]) -> Push:
@@ -114,7 +118,7 @@ def plan_adapter(folder: str | Path, repo_id: str, **options: Unpack[ModelOption
 
 def plan_recommender(folder: str | Path, repo_id: str, **options: Unpack[ModelOptions]) -> Push:
     """A model with all that `Recommender.from_pretrained` needs, its items above all. See `plan_model`."""
-    if not (Path(folder) / "items.parquet").is_file():
+    if not (Path(folder) / _ITEMS).is_file():
         raise InputError(f"{folder} has no items.parquet, so it cannot recommend; push it with the kind `model`")
     kind = "adapter" if (Path(folder) / "adapter_config.json").is_file() else "recommender"
     return _plan_model(Path(folder), repo_id, kind=kind, **options)
@@ -133,17 +137,30 @@ def plan_metric(folder: str | Path, repo_id: str, *, branch: str = "main", priva
     for needed in (f"{name}.py", CARD, "requirements.txt", "app.py"):
         if not (folder / needed).is_file():
             raise InputError(f"{folder}: no {needed}; a metric has {name}.py, app.py, {CARD} and requirements.txt")
-    files = {path: source for path, source in files_to_push(folder).items() if path != "__init__.py"}
-    return Push("metric", repo_id, "space", files, f"Metric {name}", branch=branch, private=private)
+    files = {path: source for path, source in files_to_push(folder).items() if path not in ("__init__.py", CARD)}
+    text, load = (folder / CARD).read_text(encoding="utf-8"), "evaluate.load({})".format
+    return Push(
+        kind="metric",
+        repo_id=repo_id,
+        repo_type="space",
+        files=files,
+        message=f"Metric {name}",
+        card=lambda where, free: text.replace(load(f'"{name}"'), load(f'"{where}"')),
+        branch=branch,
+        private=private,
+    )
 
 
-def plan_results(folder: str | Path, repo_id: str, *, branch: str = "main", private: bool = True) -> Push:
-    """The report of an evaluation, as a dataset repo.
+def plan_results(
+    folder: str | Path, repo_id: str, *, branch: str = "main", private: bool = True, endpoint: str | None = None
+) -> Push:
+    """The report of an evaluation, as a dataset repo. Arguments: see `ModelOptions`.
 
     Raises:
         InputError: this is no report, or a public push of what was measured on a source that may not be published.
     """
     from cprec_hf.hub.cards import render_results_card
+    from cprec_hf.hub.report import report_markdown
 
     folder = Path(folder)
     results = _read(folder, "results.json", "an evaluation's report")
@@ -153,12 +170,16 @@ def plan_results(folder: str | Path, repo_id: str, *, branch: str = "main", priv
             f"{folder} holds values of each user of {corpus['name']!r}, which may not be published; push it to a "
             "private repo"
         )
-    results = relocated_results(results)
+    results = relocated_results(results, endpoint)
     return Push(
         kind="results",
         repo_id=repo_id,
         repo_type="dataset",
-        files={**_without_card(files_to_push(folder)), "results.json": _json(results)},
+        files={
+            **_without_card(files_to_push(folder)),
+            "results.json": _json(results),
+            "report.md": report_markdown(results).encode(),  # written anew: the folder's own names folders
+        },
         message=f"Results on {results['domain']}, {results['split']} split",
         card=lambda where, free: render_results_card(results, repo_id=where, free=free),
         branch=branch,
@@ -174,11 +195,13 @@ def _plan_model(
     branch: str = "main",
     private: bool = True,
     results: str | Path | None = None,
+    endpoint: str | None = None,
     resume_state: bool = False,
 ) -> Push:
     from cprec_hf.hub.cards import render_model_card
-    from cprec_hf.hub.curves import draw_learning_rate
+    from cprec_hf.hub.curves import draw_learning_rate, read_log
     from cprec_hf.hub.eval_results import eval_results_files, results_of
+    from cprec_hf.hub.model_card import training_facts
 
     record = _read(folder, "cprec.json", "a model of a training stage")
     if not private and not record.get("corpus_redistributable"):
@@ -187,23 +210,33 @@ def _plan_model(
             "private repo"
         )
     files = _without_card(files_to_push(folder, resume_state=resume_state))
+    items = folder.parent / _ITEMS
+    if _ITEMS not in files and fnmatch(folder.name, "checkpoint-*") and items.is_file():
+        files[_ITEMS] = items  # a run writes them once, beside its finished model
     adapter = folder / "adapter_config.json"
+    if _STATE in files:
+        files[_STATE] = _json({**_read(folder, _STATE, "a checkpoint"), "best_model_checkpoint": None})  # a folder here
     if adapter.is_file():
-        files[adapter.name] = _json(relocated_adapter(adapter))
+        files[adapter.name] = _json(relocated_adapter(adapter, endpoint))
     facts: dict[str, Any] = {
-        "record": relocated_record(record),
+        "record": relocated_record(record, endpoint),
         "model_name": repo_id.split("/")[-1],
         "adapter": adapter.is_file(),
+        "items": _ITEMS in files,
+        "resume_state": resume_state,
         "hardware": record.get("hardware"),
     }
     files["cprec.json"] = _json(facts["record"])
     if results is not None:
         report = _read(Path(results), "results.json", "an evaluation's report")
-        facts["results"] = results_of(relocated_results(report), _method_of(folder, report, results))
+        facts["results"] = results_of(relocated_results(report, endpoint), _method_of(folder, report, results))
         files |= {name: text.encode() for name, text in eval_results_files(facts).items()}
     log = folder / "log.jsonl" if (folder / "log.jsonl").is_file() else folder.parent / "log.jsonl"
-    if log.is_file():
-        files[_PICTURE] = draw_learning_rate(log)
+    step = record["schedule"].get("step")
+    rows = read_log(log, step) if log.is_file() else []
+    facts["training"] = training_facts(record, rows)
+    if any("learning_rate" in row for row in rows):  # up to this model: the run may have gone on
+        files[_PICTURE] = draw_learning_rate(log, step)
         facts["schedule_picture"] = _PICTURE
     return Push(
         kind=kind,

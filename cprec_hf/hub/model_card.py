@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+import shlex
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cprec_hf.hub.card_parts import is_repo_id, licence_metadata, literal, place, put_together, repo_of
 from cprec_hf.hub.eval_results import model_index, results_table
-from cprec_hf.hub.markdown import Safe, code_span, escape, render, table
+from cprec_hf.hub.markdown import Safe, code_span, escape, fenced, render, table
 
 # What recorded keys are called on the card; any other is shown with blanks for underscores.
 _WORDS = {
@@ -32,15 +33,18 @@ def render_model_card(facts: Mapping[str, Any]) -> str:
 
     Args:
         facts: `record` (the keys of `cprec.json`) and `model_name`; where known `repo_id`, `branch` (of that repo),
-            `training` (name -> value, shown as a table), `results` (rows of `eval_results.results_of`, or any of
+            `training` (of `training_facts`), `results` (rows of `eval_results.results_of`, or any of
             `metric`, `value`, `low`, `high`, `n` and what else tells them apart), `adapter` (true for a LoRA adapter),
-            `hardware` (in words), `schedule_picture` (a file of the repo, see `curves.draw_learning_rate`), `licence`
-            (in words or as an identifier) and `free` (see `card_parts.free_section`).
+            `items` (false where no `items.parquet` comes with it, as in a checkpoint of a run that goes on),
+            `resume_state` (true for a trunk's checkpoint with all that an anneal needs to branch from it),
+            `hardware` (in words), `schedule_picture` (a file of the repo, see `curves.draw_learning_rate`) and `free`
+            (see `card_parts.free_section`).
     """
     record, results = facts["record"], list(facts.get("results") or [])
     schedule, training, adapter = _pairs(record["schedule"]), _pairs(facts.get("training") or {}), facts.get("adapter")
-    repo_id, domain, licence = facts.get("repo_id"), record["domain"], facts.get("licence")
+    repo_id, domain, licence = facts.get("repo_id"), record["domain"], " and ".join(record.get("licences") or [])
     base, branch = repo_of(record["base"]), facts.get("branch") or "main"
+    corpus = record["corpus"] if is_repo_id(record["corpus"]) else "path/to/the/corpus"
     index = model_index(facts)
     body = render(
         "model_cards",
@@ -53,9 +57,13 @@ def render_model_card(facts: Mapping[str, Any]) -> str:
             "shows_candidates": record.get("candidate_list_in_prompt", False),
             "where": literal(repo_id if is_repo_id(repo_id) else "path/to/this/folder"),
             "branch": literal(branch) if branch != "main" else None,
+            "items": facts.get("items", True),
+            "corpus_literal": literal(corpus),
+            "branch_off": _branch_off(facts, branch, corpus) if facts.get("resume_state") else None,
             "domain": literal(domain) if domain else Safe("recommender.domains[0]"),
             "score": _score(results),
             "base": place(record["base"]),
+            "base_commit": record.get("base_revision"),
             "corpus": place(record["corpus"]),
             "parents": [place(parent) for parent in record["parents"]],
             "schedule": table(["learning rate", ""], schedule) if schedule else "",
@@ -83,6 +91,26 @@ def render_model_card(facts: Mapping[str, Any]) -> str:
     return put_together(metadata, body, str(facts.get("free") or ""))
 
 
+def training_facts(record: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What a card shows of the training of a model, from its record and the log of its run.
+
+    Args:
+        record: the keys of `cprec.json`.
+        rows: of `log.jsonl`, or of the Trainer's `log_history`; those after the model's step do not count.
+
+    Returns:
+        steps (an anneal's are counted from its trunk's first), tokens_per_step and, where logged, last_loss.
+    """
+    schedule = record["schedule"]
+    step = schedule.get("step")
+    if step is None:  # an older release did not say
+        return {}
+    begin = schedule["warmup_steps"] + schedule["stable_steps"] if record["stage"] == "anneal" else 0
+    losses = [row["loss"] for row in rows if "loss" in row and row["step"] <= step]
+    facts = {"steps": step, "tokens_per_step": record["tokens"] // max(step - begin, 1)}
+    return facts | ({"last_loss": losses[-1]} if losses else {})
+
+
 def _pairs(values: Mapping[str, Any]) -> list[list[Any]]:
     """Rows of what is known; values of a mapping inside, such as the order of the data, each on its own."""
     rows: list[list[Any]] = []
@@ -95,6 +123,18 @@ def _pairs(values: Mapping[str, Any]) -> list[list[Any]]:
         elif value is not None:
             rows.append([name, place(value) if isinstance(value, str) else value])
     return rows
+
+
+def _branch_off(facts: Mapping[str, Any], branch: str, corpus: str) -> Safe:
+    """The commands that anneal a trunk's checkpoint over a tenth of its steps."""
+    repo_id, folder = facts.get("repo_id"), shlex.quote(branch)
+    where = repo_id if is_repo_id(repo_id) else "path/to/this/folder"
+    steps = max(1, facts["record"]["schedule"]["step"] // 10)
+    lines = [
+        f"hf download {where} --revision {folder} --local-dir {folder}",
+        f"cprec anneal --init_from {folder} --corpus {corpus} --anneal_steps {steps} --output_dir annealed",
+    ]
+    return fenced("\n".join(lines), "bash")
 
 
 def _score(results: list[Mapping[str, Any]]) -> str:

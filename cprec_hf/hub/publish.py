@@ -49,12 +49,13 @@ class Push:
     """Whether a new repo is private. A repo that exists keeps its visibility."""
 
     def listing(self) -> str:
-        """For a dry run: where it goes, and every file with its size.
+        """For a dry run: where it goes, and every file with its size; the card's as far as it is known by now.
 
         Raises:
             InputError: secrets in the files, as `publish` would find them.
         """
-        card = {} if self.card is None else {CARD: self.card(self.repo_id, "").encode()}
+        where = self.repo_id if "/" in self.repo_id else f"OWNER/{self.repo_id}"
+        card = {} if self.card is None else {CARD: self.card(where, "").encode()}
         files = {**self.files, **card}
         refuse_secrets(files)
         sizes = {name: size(source) for name, source in files.items()}
@@ -99,7 +100,7 @@ def publish(push: Push, api: HfApi | None = None) -> Pushed:
     url = f"{api.endpoint}/{prefix}{remote.repo_id}/commit/{commit}"
     pushed = Pushed(remote.repo_id, push.branch, commit, url)
     if push.folder is not None:
-        remember(push.folder, pushed)
+        remember(push.folder, pushed, api.endpoint)
     return pushed
 
 

@@ -1,7 +1,9 @@
 """Which repo a local folder was pushed to: later pushes name that repo and commit instead of a path of this machine.
 
-A push leaves `.cprec-hub.json` in the folder (never pushed itself), with the hash of the folder's record, so that a
-folder that was made anew since counts as not pushed.
+A push leaves `.cprec-hub.json` in the folder (never pushed itself): for each Hub, repo and commit, with the hash of the
+folder's record, so that a folder that was made anew since counts as not pushed. A repo of one Hub means nothing on
+another, so records name what was pushed to the Hub they go to; every `endpoint` below is its address, that of
+`HF_ENDPOINT` if not given. A loopback Hub that comes back on another port is another Hub.
 """
 
 from __future__ import annotations
@@ -31,28 +33,27 @@ class Pushed:
     url: str
 
 
-def remember(folder: Path, pushed: Pushed) -> None:
+def remember(folder: Path, pushed: Pushed, endpoint: str) -> None:
     """Note in a corpus' or a model's folder where it was pushed; other folders are named by no record."""
     record = _record_hash(folder)
     if record is None:
         return
-    values = {"repo_id": pushed.repo_id, "commit": pushed.commit, "record": record}
+    values = {_address(endpoint): {"repo_id": pushed.repo_id, "commit": pushed.commit, "record": record}}
+    values = {hub: noted for hub, noted in _noted(folder).items() if noted["record"] == record} | values
     with atomic_file(folder / FILENAME) as temporary:
         temporary.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
 
 
-def published(name: str) -> tuple[str, str | None]:
-    """A name in a record, as it may leave this machine, and the commit that was pushed.
+def published(name: str, endpoint: str | None = None) -> tuple[str, str | None]:
+    """A name in a record, as it may leave this machine for a Hub, and the commit that was pushed there.
 
-    A folder that was pushed becomes its repo; one that was not, and any other path, its last part; a repo id stays.
+    A folder that was pushed there becomes its repo; one that was not, and any other path, its last part; a repo id
+    stays.
     """
     folder = Path(name)
-    try:
-        values = json.loads((folder / FILENAME).read_text(encoding="utf-8"))
-        if values["record"] == _record_hash(folder):
-            return values["repo_id"], values["commit"]
-    except (OSError, ValueError, KeyError):
-        pass
+    noted = _noted(folder).get(_address(endpoint))
+    if noted is not None and noted["record"] == _record_hash(folder):
+        return noted["repo_id"], noted["commit"]
     return without_path(name), None
 
 
@@ -67,47 +68,63 @@ def is_local(value: Any) -> bool:
     return isinstance(value, str) and (value.startswith(("/", "~", ".")) or Path(value).exists())
 
 
-def relocated_record(record: Mapping[str, Any]) -> dict[str, Any]:
+def relocated_record(record: Mapping[str, Any], endpoint: str | None = None) -> dict[str, Any]:
     """A model's record (`cprec.json`), its corpus, base and parents as they may leave this machine."""
-    (corpus, corpus_commit), (base, base_commit) = published(record["corpus"]), published(record["base"])
+    corpus, corpus_commit = published(record["corpus"], endpoint)
+    base, base_commit = published(record["base"], endpoint)
     return {
         **record,
         "corpus": corpus,
         "corpus_revision": corpus_commit or record["corpus_revision"],
         "base": base,
         "base_revision": base_commit or record.get("base_revision"),
-        "parents": ["@".join(filter(None, published(parent))) for parent in record["parents"]],
+        "parents": ["@".join(filter(None, published(parent, endpoint))) for parent in record["parents"]],
     }
 
 
-def relocated_adapter(path: Path) -> dict[str, Any]:
+def relocated_adapter(path: Path, endpoint: str | None = None) -> dict[str, Any]:
     """An `adapter_config.json` whose base is a repo.
 
     Raises:
-        InputError: its base is a folder here that was not pushed.
+        InputError: its base is a folder here that was not pushed to that Hub.
     """
     values = json.loads(path.read_text(encoding="utf-8"))
-    base, commit = published(values["base_model_name_or_path"])
+    base, commit = published(values["base_model_name_or_path"], endpoint)
     if commit is None and is_local(values["base_model_name_or_path"]):
         raise InputError(f"{path.parent} is an adapter of {base}, a folder here; push that model first")
     return {**values, "base_model_name_or_path": base, "revision": commit or values.get("revision")}
 
 
-def relocated_results(results: Mapping[str, Any]) -> dict[str, Any]:
+def relocated_results(results: Mapping[str, Any], endpoint: str | None = None) -> dict[str, Any]:
     """An evaluation's `results.json`, its corpus and models as they may leave this machine."""
-    location, commit = published(results["corpus"]["location"])
+    location, commit = published(results["corpus"]["location"], endpoint)
     corpus = {**results["corpus"], "location": location, "revision": commit or results["corpus"]["revision"]}
-    methods = [_relocated_method(method) for method in results["methods"]]
-    curves = [published(curve)[0] for curve in results["curves"]]
+    methods = [_relocated_method(method, endpoint) for method in results["methods"]]
+    curves = [published(curve, endpoint)[0] for curve in results["curves"]]
     return {**results, "corpus": corpus, "methods": methods, "curves": curves}
 
 
-def _relocated_method(method: Mapping[str, Any]) -> dict[str, Any]:
+def _relocated_method(method: Mapping[str, Any], endpoint: str | None) -> dict[str, Any]:
     if not method.get("model"):
         return dict(method)
-    model, commit = published(method["model"])
+    model, commit = published(method["model"], endpoint)
     moved = {**method, "model": model, "revision": commit or method["revision"]}
-    return {**moved, "record": relocated_record(method["record"])} if "record" in method else moved
+    return {**moved, "record": relocated_record(method["record"], endpoint)} if "record" in method else moved
+
+
+def _noted(folder: Path) -> dict[str, dict[str, str]]:
+    """Address of a Hub -> repo_id, commit and record of the folder's last push there; empty without a readable note."""
+    try:
+        values = json.loads((folder / FILENAME).read_text(encoding="utf-8"))
+        return {hub: {key: noted[key] for key in ("repo_id", "commit", "record")} for hub, noted in values.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # none, or an older release's, of no Hub
+        return {}
+
+
+def _address(endpoint: str | None) -> str:
+    from huggingface_hub import constants
+
+    return (endpoint or constants.ENDPOINT).rstrip("/")
 
 
 def _record_hash(folder: Path) -> str | None:

@@ -39,16 +39,33 @@ class Remote:
         Raises:
             InputError: it is there, public, and a private one was asked for.
         """
-        from huggingface_hub.errors import HfHubHTTPError
+        from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 
+        def private_there() -> bool | None:
+            """Whether the repo is private; None if there is none."""
+            with suppress(RepositoryNotFoundError):
+                return insist(lambda: self.api.repo_info(self.repo_id, repo_type=self.repo_type)).private
+            return None
+
+        tries = itertools.count(1)
         sdk = "gradio" if self.repo_type == "space" else None
-        try:
-            insist(lambda: self.api.create_repo(self.repo_id, repo_type=self.repo_type, private=private, space_sdk=sdk))
-            return True
-        except HfHubHTTPError as error:
-            if error.response.status_code != 409:
-                raise
-        if private and not insist(lambda: self.api.repo_info(self.repo_id, repo_type=self.repo_type)).private:
+
+        def create() -> None:
+            next(tries)
+            self.api.create_repo(self.repo_id, repo_type=self.repo_type, private=private, space_sdk=sdk)
+
+        is_private = private_there()
+        if is_private is None:
+            try:
+                insist(create)
+                return True
+            except HfHubHTTPError as error:
+                if error.response.status_code != 409:
+                    raise
+            is_private = private_there()
+            if next(tries) > 2 and is_private == private:
+                return True  # an earlier try made it, and only its answer was lost
+        if private and not is_private:
             raise InputError(
                 f"{self.repo_type} {self.repo_id} is public; ask for a public push to push there all the same"
             )

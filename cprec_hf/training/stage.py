@@ -7,7 +7,7 @@ import re
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from cprec_hf.corpus.record import ModelRecord
 from cprec_hf.corpus.template import load_template
 from cprec_hf.corpus.tokenizer import load_tokenizer
 from cprec_hf.errors import InputError
+from cprec_hf.hub.files import local_path
 from cprec_hf.quiet import without_datasets_bars, without_transformers_bars
 from cprec_hf.ranking.loading import load_model, locate
 from cprec_hf.recipes import check_keys, find_recipe, read_yaml
@@ -228,9 +229,14 @@ def make_record(
         data: what the order of the rows depends on, so that an anneal can go on in it.
     """
     parents = [f"{base}@{base_revision}" if base_revision else base] if base else []
+    licences: list[str] = []
     if base:
-        with suppress(InputError):  # a model that is not one of ours
-            parents = [*ModelRecord.load(base, base_revision).parents, *parents]
+        try:
+            before = ModelRecord.load(base, base_revision)
+            parents, licences = [*before.parents, *parents], before.licences
+        except InputError:  # a model that is not one of ours
+            licences = _licence(base, base_revision)
+        licences = licences or ["that of its base model"]
     schedule: dict[str, Any] = {
         "type": str(training.lr_scheduler_type.value),
         "learning_rate": training.learning_rate,
@@ -253,7 +259,21 @@ def make_record(
         tokens=0,
         seed=training.seed,
         parents=parents,
+        licences=[*dict.fromkeys([*licences, facts["about"]["licence"]])],
     )
+
+
+def _licence(model: str, revision: str | None) -> list[str]:
+    """The licence that a model's card names; none without a card that does."""
+    from huggingface_hub import ModelCard
+
+    try:
+        card = ModelCard.load(local_path(model, "README.md", revision), ignore_metadata_errors=True)
+    except (InputError, ValueError):
+        return []
+    data = card.data.to_dict()
+    name = data.get("license_name") if data.get("license") == "other" else data.get("license")
+    return [name] if isinstance(name, str) else []
 
 
 def _hardware(training: Any) -> str:

@@ -25,6 +25,7 @@ from cprec_hf.corpus.record import ModelRecord
 from cprec_hf.corpus.template import load_template
 from cprec_hf.files import require_free_space, use_default_modes, without_interrupts
 from cprec_hf.hub.cards import render_model_card
+from cprec_hf.hub.model_card import training_facts
 from cprec_hf.ranking.catalogue import Catalogue
 from cprec_hf.ranking.trie_file import TRIE_FILE
 from cprec_hf.training.checkpoints import STAGING, clear_output
@@ -229,15 +230,12 @@ class StageTrainer(trl.SFTTrainer):
         """Write `cprec.json` and the card for the model in `folder`, which is that of `step`."""
         schedule = {**self.record.schedule, "step": step}
         record = dataclasses.replace(self.record, tokens=self.order.tokens(step), schedule=schedule)
-        losses = [line["loss"] for line in self.state.log_history if "loss" in line]
-        training = {
-            "steps": step,
-            "tokens_per_step": self.order.tokens(step) // max(step - self.order.start, 1),
-            **({"last_loss": losses[-1]} if losses else {}),
-        }
         name = self.args.hub_model_id or Path(self.args.output_dir).resolve().name
         adapter = (folder / "adapter_config.json").exists()
-        card = {"record": dataclasses.asdict(record), "model_name": name, "training": training, "adapter": adapter}
+        values = dataclasses.asdict(record)
+        training = training_facts(values, self.state.log_history)
+        card = {"record": values, "model_name": name, "training": training, "adapter": adapter}
+        card["items"] = (folder / "items.parquet").exists()  # of the finished model; a checkpoint has none
         (folder / "README.md").write_text(render_model_card(card), encoding="utf-8")
         record.save(folder)
 

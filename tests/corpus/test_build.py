@@ -3,7 +3,7 @@
 import _thread
 import json
 import threading
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -111,6 +111,10 @@ def test_documents_are_those_of_the_logs_before_the_cut(corpus: Path, make_confi
         assert history in (by_user[user], by_user[user][:-1])
     assert sum(row["n_tokens"] for row in rows if row["kind"] == "domain") == load_facts(corpus)["tokens"]["domain"]
     assert {row["kind"] for row in rows} == {"domain", "all_domain"}
+    kinds = Counter(row["kind"] for row in rows)
+    assert load_facts(corpus)["documents"] == {**kinds, "items": len(_rows(corpus, "items", "train"))}
+    shown = next(line for line in (corpus / "README.md").read_text().splitlines() if line.startswith("| all\\_domain"))
+    assert f"| {kinds['all_domain']:,} |" in shown
 
 
 def test_accounts_add_up_with_the_files(corpus: Path) -> None:

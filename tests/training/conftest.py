@@ -69,7 +69,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory, byte_level_tokenizer: Any) 
         "template": {"version": "1", "max_title_tokens": 8, "history_length": 6, "window_tokens": WINDOW}
         | {"candidate_list_in_prompt": False},
         "tokenizer": "tokenizer",
-        "about": {"redistributable": True},
+        "about": {"redistributable": True, "licence": "CC BY 4.0"},
         "domains": {d: {"slug": d.lower(), "role": "downstream" if d == "Tools" else "cpt"} for d in NOUNS},
         "content_sha256": "0" * 64,
         "counts": {"cpt": {}, "sft-tools": {}, "items": {}},

@@ -1,10 +1,18 @@
 import json
 import shutil
+import zipfile
+from pathlib import Path
 
 import pytest
+import torch
+from huggingface_hub import HfApi
+from transformers.trainer_pt_utils import safe_globals
 
 from cprec_hf.corpus.record import ModelRecord
 from cprec_hf.errors import InputError
+from cprec_hf.hub.kinds import plan_trunk
+from cprec_hf.hub.loopback import LoopbackHub
+from cprec_hf.hub.publish import publish
 from cprec_hf.training import anneal, cpt
 from training.runs import BRANCH as ALONE
 from training.runs import half_written, interrupt_at, log_lines, untimed, weights
@@ -42,6 +50,26 @@ def test_an_anneal_equals_an_uninterrupted_run_step_for_step(flags, trunk):
     assert (record.stage, record.base) == ("anneal", str(trunk / "checkpoint-6"))
     assert record.parents == [*ModelRecord.load(trunk).parents, str(trunk / "checkpoint-6")]
     assert [record.schedule[f"{p}_steps"] for p in ("warmup", "stable", "anneal")] == [2, 4, 4]
+
+
+def test_a_pushed_trunk_is_read_with_weights_only_and_branched_from(flags, trunk, tmp_path):
+    with LoopbackHub(tmp_path / "hub") as hub:
+        api = HfApi(endpoint=hub.url, token=hub.token)
+        pushed = publish(plan_trunk(trunk / "checkpoint-5", "trunk", endpoint=hub.url), api)
+        found = api.snapshot_download(pushed.repo_id, revision=pushed.branch, cache_dir=tmp_path / "cache")
+    there, here = Path(found), trunk / "checkpoint-5"
+    pickles = {path.name for path in there.iterdir() if zipfile.is_zipfile(path)}
+    assert pickles == {"optimizer.pt", "scheduler.pt", "rng_state.pth"}
+    for name in pickles:
+        with safe_globals():  # as the Trainer does: NumPy's arrays besides tensors
+            loaded, expected = (torch.load(folder / name, weights_only=True) for folder in (there, here))
+        assert loaded.keys() == expected.keys() and repr(loaded) == repr(expected)
+    far, near = (
+        anneal.main(flags(name, **BRANCH, init_from=given, anneal_steps=2))
+        for name, given in (("far", there), ("near", here))
+    )
+    assert weights(far) == weights(near) != weights(here)
+    assert untimed(far) == untimed(near)
 
 
 def test_its_own_mixture_is_read_from_its_beginning(flags, trunk):

@@ -18,12 +18,12 @@ def test_a_base_of_the_recipes_shape_that_cpt_goes_on_from(flags, corpus):
     assert config.vocab_size == len(tokenizer)
     assert half_written(out) == []
     record = ModelRecord.load(out)
-    assert (record.stage, record.base, record.parents) == ("base", "", [])
+    assert (record.stage, record.base, record.parents, record.licences) == ("base", "", [], ["CC BY 4.0"])
     losses = [line["loss"] for line in log_lines(out)]
     assert losses[-1] < losses[0]
 
     after = cpt.main(flags("cpt", model_name_or_path=out, max_steps=1))
-    assert ModelRecord.load(after).parents == [str(out)]
+    assert (ModelRecord.load(after).parents, ModelRecord.load(after).licences) == ([str(out)], ["CC BY 4.0"])
     with pytest.raises(InputError, match="reads 300 tokens at most"):
         cpt.main(flags("long", model_name_or_path=out, max_length=301))
 

@@ -1,4 +1,6 @@
 import json
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -9,7 +11,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from cprec_hf.corpus.encoder import Encoder
 from cprec_hf.corpus.record import ModelRecord
 from cprec_hf.errors import InputError
+from cprec_hf.hub.markdown import number
 from cprec_hf.training import cpt
+from cprec_hf.training.progress import ProgressLog
 from training.runs import half_written, interrupt_at, log_lines, untimed, weights
 
 
@@ -58,6 +62,42 @@ def test_a_trunk_and_what_it_leaves(flags, options, corpus, base_model, tmp_path
         ids = torch.tensor(rows.row(i)[None].astype(np.int64))
         losses.append(model(input_ids=ids, labels=ids).loss.item())
     assert np.mean(losses) < 5.0 < np.log(len(tokenizer))  # it has learnt something
+
+
+def test_the_card_at_every_save_is_ours(flags, options, monkeypatch):
+    seen = {}
+
+    def look(self, args, state, control, **_):
+        out = Path(args.output_dir)
+        seen[state.global_step] = {p.relative_to(out).parent.name: p.read_text() for p in out.rglob("README.md")}
+
+    monkeypatch.setattr(ProgressLog, "on_save", look)
+    out = cpt.main(flags("trunk", **options))
+    assert {step: set(cards) for step, cards in seen.items()} == {
+        2: {"checkpoint-2"}, 4: {"checkpoint-2", "checkpoint-4"}, 6: {"checkpoint-2", "checkpoint-4", "checkpoint-6"}
+    }  # fmt: skip
+    lines = log_lines(out)
+    for step, cards in seen.items():
+        card, line = cards[f"checkpoint-{step}"], lines[step - 1]
+        assert f"| steps | {step} |\n| tokens a step | {line['tokens'] // step:,} |\n" in card
+        assert f"| last training loss, nats a token | {number(line['loss'])} |" in card
+        assert card.count("Stage: cpt") == 1 and "recommender.recommend(" not in card  # it has no items
+        assert "TRL" not in card and "training_args" not in card
+    final = (out / "README.md").read_text()
+    assert "recommender.recommend(" in final and "| steps | 6 |" in final
+
+
+def test_the_licences_of_base_and_corpus_are_recorded(flags, base_model, tmp_path):
+    unknown = cpt.main(flags("unknown", max_steps=1))
+    assert ModelRecord.load(unknown).licences == ["that of its base model", "CC BY 4.0"]
+    named = shutil.copytree(base_model, tmp_path / "named")
+    (named / "README.md").write_text("---\nlicense: apache-2.0\n---\n")
+    trunk = cpt.main(flags("trunk", model_name_or_path=named, max_steps=1))
+    assert ModelRecord.load(trunk).licences == ["apache-2.0", "CC BY 4.0"]
+    assert "license_name: apache-2.0-and-cc-by-4.0\n" in (trunk / "README.md").read_text()
+    (named / "README.md").write_text("---\nlicense: other\nlicense_name: mine\n---\n")
+    other = cpt.main(flags("other", model_name_or_path=named, max_steps=1))
+    assert ModelRecord.load(other).licences == ["mine", "CC BY 4.0"]
 
 
 def test_the_first_loss_is_the_base_models_on_those_documents(flags, corpus, base_model):

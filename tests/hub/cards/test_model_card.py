@@ -13,7 +13,7 @@ from cprec_hf.hub.model_card import render_model_card
 ROWS = results_of(results_json("Toys & Games"), "Toys & Games")
 FULL = {
     "repo_id": "user/rec", "results": ROWS, "training": {"steps": 60, "skipped": None, "last_loss": 1.25},
-    "hardware": "2 CPU cores", "schedule_picture": "learning_rate.png", "licence": "Apache-2.0",
+    "hardware": "2 CPU cores", "schedule_picture": "learning_rate.png", "record": {"licences": ["Apache-2.0"]},
 }  # fmt: skip
 
 
@@ -32,7 +32,7 @@ FULL = {
         "- Template version 1; titles cut at 24 tokens; histories of at most 20 items.",
         "- Stage: sft (supervised fine-tuning on one domain); 123,456 tokens in this stage, seed 0.",
         "- Hardware: 2 CPU cores.",
-        "- Licence: Apache-2.0.",
+        "- Licence of what it was made from: Apache-2.0.",
         "| schedule | wsa |\n| warmup | 10 |",
         "![Learning rate over the steps of this stage](learning_rate.png)",
         "| steps | 60 |\n| last training loss, nats a token | 1.25 |",
@@ -69,6 +69,21 @@ def test_a_model_on_a_branch_made_from_one_on_a_branch() -> None:
     assert "revision=" not in render_model_card(model_facts(repo_id="user/rec", branch="main"))
 
 
+def test_a_checkpoint_without_items_says_how_to_train_on() -> None:
+    facts = model_facts(
+        repo_id="user/rec", branch="trunk-step-90", items=False, record={"schedule": {"type": "wsa", "step": 90}}
+    )
+    card = render_model_card(facts)
+    compile(python_of(card), "card", "exec")
+    assert '"--model_name_or_path", "user/rec",\n    "--model_revision", "trunk-step-90",\n' in card
+    assert "recommender.recommend" not in card and "items.parquet" not in card and "cprec anneal" not in card
+    card = render_model_card(facts | {"resume_state": True})
+    assert "hf download user/rec --revision trunk-step-90 --local-dir trunk-step-90\n" in card
+    assert "--init_from trunk-step-90 --corpus user/corpus --anneal_steps 9 --output_dir annealed\n" in card
+    local = render_model_card(model_facts(items=False, record={"corpus": "/home/someone/c"}))
+    assert '"path/to/this/folder"' in local and '"--corpus", "path/to/the/corpus"' in local
+
+
 def test_what_the_schedule_says_of_the_data_stands_row_by_row() -> None:
     schedule = {"type": "wsa", "data": {"rows": 7115, "kinds": ["domain", "all_domain"], "item_share": None, "seed": 7}}
     card = render_model_card(model_facts(record={"schedule": schedule}))
@@ -102,6 +117,13 @@ def test_each_stage_says_what_it_is(stage: str, domain: str | None, said: str) -
 def test_an_only_parent_is_named_once() -> None:
     card = render_model_card(model_facts(record={"parents": ["user/base"]}))
     assert "- Base model: user/base.\n" in card
+
+
+def test_licences_that_differ_are_both_named() -> None:
+    card = render_model_card(model_facts(record={"licences": ["apache-2.0", "CC BY 4.0"]}))
+    assert "- Licence of what it was made from: apache-2.0 and CC BY 4.0.\n" in card
+    found = metadata(card)
+    assert (found["license"], found["license_name"]) == ("other", "apache-2.0-and-cc-by-4.0")
 
 
 def test_a_model_from_random_weights_has_no_base() -> None:
@@ -142,7 +164,8 @@ def test_hostile_text_stays_text(name: str, text: str) -> None:
         record = {"corpus_revision": text, "corpus_hash": text, "stage": "sft", "template_version": text}
         record |= {"base": f"/{text}/x", "corpus": f"/{text}/x", "parents": [f"/{text}/x"]}
         results = [{"domain": text, "split": text, "metric": text, "value": 0.5, "low": 0.4, "high": 0.6, "n": 10}]
-        more = {"hardware": f"a {text}", "licence": f"a {text}", "training": {"a " + name: text}}
+        record["licences"] = [f"a {text}", text]
+        more = {"hardware": f"a {text}", "training": {"a " + name: text}}
         more |= {"results": results, "schedule_picture": text, "repo_id": text}
         return render_model_card({**model_facts(text, record=record, **more), "model_name": name})
 

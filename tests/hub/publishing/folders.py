@@ -16,6 +16,7 @@ from safetensors.numpy import save_file
 from cprec_hf.hub import kinds
 from cprec_hf.hub.publish import Push
 
+SOMEWHERE = "/home/someone/outputs"
 COUNTS = {"users": 12, "items": 3, "interactions": 60}
 CORPUS = {
     "format": 1, "name": "shop",
@@ -82,7 +83,9 @@ def adapter(folder: Path, seed: int = 0, **record: Any) -> Path:
 
 def trunk(run: Path, seed: int = 0, **record: Any) -> Path:
     folder = model(run / "checkpoint-4", seed, **{"stage": "cpt", "domain": None, **record})
-    dump(folder / "trainer_state.json", {"global_step": 4})
+    (folder / "items.parquet").unlink()  # a run writes its items and its log once, beside the finished model
+    (folder / "log.jsonl").rename(run / "log.jsonl")
+    dump(folder / "trainer_state.json", {"global_step": 4, "best_model_checkpoint": f"{SOMEWHERE}/checkpoint-4"})
     state = {"numpy": np.random.default_rng(seed).bit_generator.state["state"], "cpu": torch.zeros(3)}
     torch.save(state, folder / "rng_state.pth")
     torch.save({"state": {0: torch.ones(2)}}, folder / "optimizer.pt")
@@ -91,7 +94,7 @@ def trunk(run: Path, seed: int = 0, **record: Any) -> Path:
     return folder
 
 
-def results(folder: Path, model_folder: str = "/home/someone/outputs/rec", **corpus_keys: Any) -> Path:
+def results(folder: Path, model_folder: str = f"{SOMEWHERE}/rec", **corpus_keys: Any) -> Path:
     metrics = {
         f"{name}@{k}": {"mean": 0.4, "low": 0.3, "high": 0.5}
         for k in (1, 10)
@@ -111,7 +114,7 @@ def results(folder: Path, model_folder: str = "/home/someone/outputs/rec", **cor
             "methods": [{**method, "record": RECORD, "metrics": metrics, "against_reference": {}}],
         },
     )  # fmt: skip
-    (folder / "report.md").write_text("# report", encoding="utf-8")
+    (folder / "report.md").write_text(f"# report of {model_folder}", encoding="utf-8")
     pq.write_table(pa.table({"user_id": ["u"], "CPRec/hr@1": [0.4]}), folder / "per_user.parquet")
     return folder
 
@@ -120,7 +123,8 @@ def metric(folder: Path, seed: int = 0) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for name in (f"{folder.name}.py", "app.py", "requirements.txt", "__init__.py"):
         (folder / name).write_text(f"# {name} {seed}\n", encoding="utf-8")
-    (folder / "README.md").write_text("---\nsdk: gradio\ntitle: a metric\n---\n# a metric\n", encoding="utf-8")
+    card = f'---\nsdk: gradio\ntitle: a metric\n---\n# a metric\n\nevaluate.load("{folder.name}")\n'
+    (folder / "README.md").write_text(card, encoding="utf-8")
     return folder
 
 

@@ -8,10 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub import HfApi
 
 from cprec_hf.errors import InputError
 from cprec_hf.hub import kinds
 from cprec_hf.hub.contents import files_to_push
+from cprec_hf.hub.curves import draw_learning_rate
+from cprec_hf.hub.publish import publish
 
 from .folders import adapter, corpus, dump, metric, model, results, trunk
 
@@ -119,6 +122,7 @@ def test_no_path_of_this_machine_leaves(tmp_path: Path) -> None:
     plans = [
         kinds.plan_corpus(corpus(tmp_path / "c", tokenizer="/home/someone/weights/tok"), "a/b"),
         kinds.plan_model(model(tmp_path / "m", corpus="/home/someone/c", base="/home/someone/b"), "a/b"),
+        kinds.plan_trunk(trunk(tmp_path / "run"), "a/b"),
         kinds.plan_results(results(tmp_path / "r"), "a/b"),
     ]
     for plan in plans:
@@ -126,6 +130,29 @@ def test_no_path_of_this_machine_leaves(tmp_path: Path) -> None:
         texts = [plan.card("a/b", "").encode()]
         texts += [source if isinstance(source, bytes) else source.read_bytes() for source in plan.files.values()]
         assert not [text for text in texts if b"someone" in text]
+
+
+def test_a_report_is_written_anew_from_what_the_results_say(ada: HfApi, tmp_path: Path) -> None:
+    folder = model(tmp_path / "rec")
+    commit = publish(kinds.plan_recommender(folder, "ada/rec"), ada).commit
+    planned = kinds.plan_results(results(tmp_path / "r", str(folder)), "ada/r", endpoint=ada.endpoint)
+    report = planned.files["report.md"]
+    assert isinstance(report, bytes) and f"ada/rec at {commit}, score sum" in report.decode()
+
+
+def test_a_trunk_takes_the_items_of_its_run_once_they_are_written(tmp_path: Path) -> None:
+    checkpoint = trunk(tmp_path / "run")
+    early = kinds.plan_trunk(checkpoint, "ada/it")
+    assert early.card is not None and "items.parquet" not in early.files
+    assert '"--model_revision", "trunk-step-4"' in early.card("ada/it", "")
+    assert "items.parquet" not in early.card("ada/it", "")
+    model(tmp_path / "run")  # the run has finished
+    late = kinds.plan_trunk(checkpoint, "ada/it")
+    assert late.files["items.parquet"] == tmp_path / "run" / "items.parquet"
+    assert late.card is not None and 'from_pretrained("ada/it", revision="trunk-step-4")' in late.card("ada/it", "")
+    other = model(tmp_path / "run" / "other")
+    (other / "items.parquet").unlink()
+    assert "items.parquet" not in kinds.plan_model(other, "ada/it").files  # another run's folder, no checkpoint
 
 
 def test_results_stand_in_the_card_the_index_and_the_eval_results(tmp_path: Path) -> None:
@@ -136,6 +163,25 @@ def test_results_stand_in_the_card_the_index_and_the_eval_results(tmp_path: Path
     assert plan.files["learning_rate.png"][:4] == b"\x89PNG"
     with pytest.raises(InputError, match="not among the models that were ranked"):
         kinds.plan_model(folder, "a/b", results=results(tmp_path / "other"))
+
+
+def test_the_card_and_the_picture_of_a_checkpoint_end_at_its_step(tmp_path: Path) -> None:
+    checkpoint = trunk(tmp_path / "run", base_revision="b" * 40, licences=["apache-2.0"])
+    log = tmp_path / "run" / "log.jsonl"
+    plan = kinds.plan_trunk(checkpoint, "a/b")
+    assert plan.card is not None
+    card = plan.card("a/b", "")
+    assert "| steps | 4 |\n| tokens a step | 24 |\n| last training loss, nats a token | 1 |" in card
+    assert "- Base model: user/base at commit `" + "b" * 40 + "`.\n" in card and "license: apache-2.0" in card
+    with log.open("a") as file:  # the run goes on
+        file.writelines(json.dumps({"step": i, "loss": 0.5, "learning_rate": 0.1}) + "\n" for i in range(5, 99))
+    later = kinds.plan_trunk(checkpoint, "a/b")
+    assert later.card is not None and later.card("a/b", "") == card
+    assert later.files["learning_rate.png"] == plan.files["learning_rate.png"] != draw_learning_rate(log)
+    log.write_text(json.dumps({"step": 5, "loss": 1.0, "learning_rate": 0.1}) + "\n")  # nothing logged before it
+    early = kinds.plan_trunk(checkpoint, "a/b")
+    assert early.card is not None and "learning_rate.png" not in early.files
+    assert "![" not in early.card("a/b", "") and "last training loss" not in early.card("a/b", "")
 
 
 def test_an_adapter_names_a_base_on_the_hub(tmp_path: Path) -> None:
@@ -149,9 +195,9 @@ def test_an_adapter_names_a_base_on_the_hub(tmp_path: Path) -> None:
 
 
 def test_a_metric_is_named_as_its_script(tmp_path: Path) -> None:
-    assert [*kinds.plan_metric(metric(tmp_path / "it"), "a/it").files] == [
-        "README.md", "app.py", "it.py", "requirements.txt"
-    ]  # fmt: skip
+    plan = kinds.plan_metric(metric(tmp_path / "it"), "it")
+    assert [*plan.files] == ["app.py", "it.py", "requirements.txt"]
+    assert plan.card is not None and plan.card("a/it", "").endswith('evaluate.load("a/it")\n')
     with pytest.raises(InputError, match="must be named it"):
         kinds.plan_metric(tmp_path / "it", "a/other")
     (tmp_path / "it" / "app.py").unlink()

@@ -2,14 +2,16 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
-from huggingface_hub import HfApi, hf_hub_download
+from huggingface_hub import HfApi, constants, hf_hub_download
 
 from cprec_hf.errors import InputError
 from cprec_hf.hub import kinds
@@ -89,6 +91,18 @@ def test_a_push_that_fails_leaves_no_repo_it_made(hub: LoopbackHub, ada: HfApi, 
     assert waits == sorted(waits) and len(waits) == 5 and 1 <= waits[0] <= 1.5 and 16 <= waits[-1] <= 24
 
 
+def test_a_lost_answer_to_create_leaves_no_empty_repo(hub: LoopbackHub, ada: HfApi, waits: list[float]) -> None:
+    hub.inject("create", "lost")
+    hub.inject("commit", 500, 50)
+    with pytest.raises(InputError, match="the push changed nothing"):
+        publish(plan(a_txt="a"), ada)
+    assert not ada.repo_exists("ada/m")
+    ada.create_repo("ada/m", private=True)  # the user's own, empty
+    with pytest.raises(InputError, match="the push changed nothing"):
+        publish(plan(a_txt="a"), ada)
+    assert ada.repo_exists("ada/m")
+
+
 def test_a_hub_out_of_reach_is_told(waits: list[float]) -> None:
     with pytest.raises(InputError, match=r"http://127\.0\.0\.1:9 cannot be reached"):
         publish(plan(a_txt="a"), HfApi(endpoint="http://127.0.0.1:9", token="hf_x"))
@@ -136,16 +150,42 @@ def test_records_name_repos_and_commits_not_folders(ada: HfApi, tmp_path: Path) 
     base = publish(kinds.plan_model(model(tmp_path / "base", stage="base"), "ada/base"), ada)
     made = {"corpus": str(tmp_path / "c"), "corpus_revision": None, "base": str(tmp_path / "base")}
     parents = [str(tmp_path / "base"), "/home/someone/older"]
-    planned = kinds.plan_model(model(tmp_path / "sft", **made, parents=parents), "ada/sft")
+    planned = kinds.plan_model(model(tmp_path / "sft", **made, parents=parents), "ada/sft", endpoint=ada.endpoint)
     record = json.loads(planned.files["cprec.json"])
     assert (record["corpus"], record["corpus_revision"]) == ("ada/c", source.commit)
     assert (record["base"], record["base_revision"]) == ("ada/base", base.commit)
     assert record["parents"] == [f"ada/base@{base.commit}", "older"]
     model(tmp_path / "base", stage="cpt")  # made anew since: no longer what was pushed
-    record = json.loads(kinds.plan_model(tmp_path / "sft", "ada/sft").files["cprec.json"])
+    record = json.loads(kinds.plan_model(tmp_path / "sft", "ada/sft", endpoint=ada.endpoint).files["cprec.json"])
     assert (record["base"], record["base_revision"]) == ("base", None)
     publish(planned, ada)
     assert str(tmp_path) not in card(ada, "ada/sft") and "ada/c" in card(ada, "ada/sft")
+
+
+def test_what_was_pushed_to_one_hub_is_not_named_on_another(
+    ada: HfApi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def base_of(**options: Any) -> tuple[str, str | None, list[str]]:
+        record = json.loads(kinds.plan_model(tmp_path / "sft", "ada/sft", **options).files["cprec.json"])
+        return record["base"], record["base_revision"], record["parents"]
+
+    base = model(tmp_path / "base", stage="base")
+    model(tmp_path / "sft", base=str(base), base_revision=None, parents=[str(base)])
+    first = publish(kinds.plan_model(base, "ada/base"), ada).commit
+    here = ("ada/base", first, [f"ada/base@{first}"])
+    assert base_of() == ("base", None, ["base"])  # HF_ENDPOINT is the public Hub's
+    assert base_of(endpoint=ada.endpoint) == here
+    with LoopbackHub(tmp_path / "other", {"bob": "hf_bob_secret"}) as other:
+        bob = HfApi(endpoint=other.url, token=other.token)
+        assert base_of(endpoint=other.url) == ("base", None, ["base"])
+        second = publish(kinds.plan_model(base, "bob/it"), bob).commit
+        assert base_of(endpoint=other.url) == ("bob/it", second, [f"bob/it@{second}"])
+        monkeypatch.setattr(constants, "ENDPOINT", f"{other.url}/")  # as HF_ENDPOINT would set it
+        assert base_of()[0] == "bob/it"
+    assert base_of(endpoint=ada.endpoint) == here  # both are remembered
+    noted = {"repo_id": "ada/base", "commit": first, "record": "of an older release, which noted no Hub"}
+    (base / ".cprec-hub.json").write_text(json.dumps(noted))
+    assert base_of(endpoint=ada.endpoint) == ("base", None, ["base"])
 
 
 PUSHES = """
@@ -198,4 +238,7 @@ def test_a_metric_is_loaded_by_its_space(client, hub: LoopbackHub, ada: HfApi) -
 def test_a_dry_run_lists_and_sends_nothing(hub: LoopbackHub, tmp_path: Path) -> None:
     listed = kinds.plan_metric(metric(tmp_path / "it"), "ada/it").listing()
     assert listed.startswith("metric: space repo ada/it, branch main, private if it is new")
-    assert "it.py" in listed and "4 files" in listed and not hub.seen
+    assert "it.py" in listed and "4 files" in listed
+    bare, whole = (kinds.plan_model(model(tmp_path / "m"), name).listing() for name in ("m", "maker/m"))
+    sizes = [re.findall(r"README.md +([\d,]+) bytes", text) for text in (bare, whole)]
+    assert sizes[0] == sizes[1] != [] and not hub.seen
