@@ -12,8 +12,8 @@ They must agree to 1e-4 nats in float32.
 Top 10: `top_rows` against transformers' beam search of 50 beams (scores summed, not averaged, so that both rank by the
 same number) with a logits processor of the kind public projects use, which looks each beam up in a dictionary of
 prefixes, in Python. What is missed is judged by the exact log-probabilities. Handling masks: of `generate`, the time
-inside the processor; of ours, all time outside the model's forward passes, head and softmax, the attention masks
-included. By step, all users at once.
+inside the processor; of ours, all of the search's steps outside the model's forward passes, head and softmax, the
+attention masks included. By step, all users at once.
 
 Memory: the peak of a process that only scores the catalogue exactly, at two settings of `max_batch_tokens`.
 
@@ -63,7 +63,7 @@ from rank_candidates import (
 from cprec_hf.corpus.ragged import Ragged
 from cprec_hf.ranking.reader import Reader
 from cprec_hf.ranking.scoring import score_catalogue
-from cprec_hf.ranking.search import MAX_NODES, TopRows, top_rows
+from cprec_hf.ranking.search import MAX_NODES, TopRows, _Search, top_rows
 from cprec_hf.ranking.trie import Trie
 
 K, BEAMS = 10, 50
@@ -324,14 +324,10 @@ def top(model: Any, prefixes: Ragged, codes: Ragged, trie: Trie, args: argparse.
     processor.seconds = []
     ways[beam]()
     with clocks(args.device) as spent:
-        synchronize(args.device)
-        began = time.perf_counter()
         top_rows(model, prefixes, trie, K, max_nodes=args.max_nodes)
-        synchronize(args.device)
-        outside = time.perf_counter() - began - spent["seconds"]
     masks = {
         beam: (len(processor.seconds), sum(processor.seconds)),
-        ours: (int(spent["steps"]), outside),
+        ours: (int(spent["steps"]), spent["own"] - spent["model"]),
     }
     ways_found = []
     for name in ways:
@@ -382,29 +378,41 @@ def judge(truth: np.ndarray, rows: list[list[int]], tolerance: float) -> tuple[i
 
 @contextmanager
 def clocks(device: str) -> Iterator[dict[str, float]]:
-    """Seconds spent inside the model while in here, softmax included as beam search has it outside, and its reads."""
-    spent = {"seconds": 0.0, "steps": 0.0}
-    watched = [(Reader, "read"), (Reader, "read_prefixes"), (Reader, "predict"), (torch.Tensor, "logsumexp")]
-    kept = [getattr(of, name) for of, name in watched]
+    """Seconds of the search's own steps while in here, those of the model inside them, and how many steps there were.
 
-    def clocked(method: Callable[..., Any], name: str) -> Callable[..., Any]:
+    Softmax counts as the model's, as beam search has it outside its processor.
+    """
+    spent = {"steps": 0.0, "own": 0.0, "model": 0.0}
+    watched: list[tuple[Any, str, str]] = [
+        (_Search, "_step", "own"), (_Search, "_expand", "own"), (_Search, "_keep", "own"),
+        (Reader, "read", "model"), (Reader, "predict", "model"), (torch.Tensor, "logsumexp", "model"),
+    ]  # fmt: skip
+    kept = [getattr(of, name) for of, name, _ in watched]
+    running = dict.fromkeys(spent, 0)
+
+    def clocked(method: Callable[..., Any], name: str, whose: str) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
+            spent["steps"] += name == "_expand"
+            if running[whose]:  # the clock is on
+                return method(*args, **kwargs)
+            running[whose] = 1
             synchronize(device)
             began = time.perf_counter()
-            found = method(*args, **kwargs)
-            synchronize(device)
-            spent["seconds"] += time.perf_counter() - began
-            spent["steps"] += name.startswith("read")
-            return found
+            try:
+                return method(*args, **kwargs)
+            finally:
+                synchronize(device)
+                spent[whose] += time.perf_counter() - began
+                running[whose] = 0
 
         return call
 
-    for (of, name), method in zip(watched, kept, strict=True):
-        setattr(of, name, clocked(method, name))
+    for (of, name, whose), method in zip(watched, kept, strict=True):
+        setattr(of, name, clocked(method, name, whose))
     try:
         yield spent
     finally:
-        for (of, name), method in zip(watched, kept, strict=True):
+        for (of, name, _), method in zip(watched, kept, strict=True):
             setattr(of, name, method)
 
 
