@@ -385,7 +385,7 @@ def clocks(device: str) -> Iterator[dict[str, float]]:
     spent = {"steps": 0.0, "own": 0.0, "model": 0.0}
     watched: list[tuple[Any, str, str]] = [
         (_Search, "_step", "own"), (_Search, "_expand", "own"), (_Search, "_keep", "own"),
-        (Reader, "read", "model"), (Reader, "predict", "model"), (torch.Tensor, "logsumexp", "model"),
+        (Reader, "read", "model"), (Reader, "predict", "model"),
     ]  # fmt: skip
     kept = [getattr(of, name) for of, name, _ in watched]
     running = dict.fromkeys(spent, 0)

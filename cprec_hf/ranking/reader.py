@@ -204,15 +204,13 @@ class Reader:
         return mask.masked_fill_(~allowed, torch.finfo(self._dtype).min)[:, None]
 
     def predict(self, states: torch.Tensor) -> torch.Tensor:
-        """Logits float32 [n, vocabulary] from states [n, width]; at most `HEAD_VALUES` of them at a time."""
+        """Log-probabilities of all tokens float32 [n, vocabulary] from states [n, width]."""
         logits: torch.Tensor = self.model.get_output_embeddings()(states) if self._split else states
-        return logits.float()
+        return logits.float().log_softmax(-1)
 
     def log_probs(self, states: torch.Tensor, rows: np.ndarray, tokens: np.ndarray) -> np.ndarray:
         """Log-probability of `tokens[i]` as predicted from `states[rows[i]]`, float32 [n]; `rows` never decreases."""
-        found = []
-        for logits, at, wanted in self._logits(states, rows, tokens):
-            found.append(logits[at, wanted] - logits.logsumexp(-1)[at])
+        found = [predicted[at, wanted] for predicted, at, wanted in self._predicted(states, rows, tokens)]
         return torch.cat(found).cpu().numpy()
 
     def rest(self, states: torch.Tensor, rows: np.ndarray, tokens: np.ndarray) -> np.ndarray:
@@ -221,22 +219,21 @@ class Reader:
         Not a remainder, whose small differences of large numbers would say nothing. float32 [states].
         """
         found = []
-        for logits, at, wanted in self._logits(states, rows, tokens):
-            whole = logits.logsumexp(-1)
-            logits[at, wanted] = -torch.inf
-            found.append(logits.logsumexp(-1) - whole)
+        for predicted, at, wanted in self._predicted(states, rows, tokens):
+            predicted[at, wanted] = -torch.inf
+            found.append(predicted.logsumexp(-1))
         return torch.cat(found).cpu().numpy()
 
-    def _logits(
+    def _predicted(
         self, states: torch.Tensor, rows: np.ndarray, tokens: np.ndarray
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-        """Logits float32 of some states at a time, and which of them and of their columns are asked for."""
+        """What `predict` gives for some states at a time, and which of them and of the tokens are asked for."""
         at_once = HEAD_VALUES if self._device.type != "cpu" else _CACHED_VALUES
         step = max(1, at_once // self.config.vocab_size)
         for first in range(0, len(states), step):
-            logits = self.predict(states[first : first + step])
+            predicted = self.predict(states[first : first + step])
             begin, end = np.searchsorted(rows, [first, first + step])
-            yield logits, self.tensor(rows[begin:end] - first), self.tensor(tokens[begin:end])
+            yield predicted, self.tensor(rows[begin:end] - first), self.tensor(tokens[begin:end])
 
 
 def rows_of(cache: Any, rows: torch.Tensor) -> Any:

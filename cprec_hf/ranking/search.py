@@ -23,6 +23,8 @@ from cprec_hf.ranking.trie import Trie
 
 MAX_NODES = 2048
 """Nodes read for a user before the search gives up on a proof. Our choice."""
+_FEW = 512  # nodes that memory is first reserved for: mostly enough, and more users then fit a batch
+_OPEN = 4096  # open nodes remembered of a user; more than are ever read
 _AT_ONCE = 32  # nodes of a user read in a step: more means fewer steps, and more nodes that need not have been read
 
 
@@ -34,7 +36,7 @@ class TopRows:
         rows: numbers of rows, best first, int64 [users, k]; -1 where there are no more.
         log_probs: float32 [users, k], in nats; -inf where there are no more.
         proven: whether these are the k best there are, bool [users].
-        nodes: how many nodes were read, int64 [users].
+        nodes: how many nodes were read, those of a first try with little memory included, int64 [users].
     """
 
     rows: np.ndarray
@@ -67,7 +69,8 @@ def top_rows(
         trie: of rows that are distinct, and of which none begins another.
         k: how many.
         excluded: rows that are not wanted, a row of row numbers a user.
-        max_nodes: nodes read for a user before the search stops without a proof.
+        max_nodes: nodes read for a user before the search gives up on a proof. Where fewer than `k` rows are found by
+            then, it goes on down from the deepest open nodes, so that `k` rows come back, if there are so many.
         max_batch_tokens: tokens held at once, cached ones included.
 
     Raises:
@@ -89,24 +92,26 @@ def top_rows(
     if not can_search(model, prefixes, trie):
         raise InputError(f"{type(model).__name__} needs another method than a block mask; score the whole catalogue")
     reader = Reader(model)
-    order = np.argsort(-prefixes.lengths, kind="stable")
+    todo = np.argsort(-prefixes.lengths, kind="stable")
     with reader.reading(prefixes.row(0)), tqdm(
         desc="searching", total=n, unit="user", delay=2, disable=None, leave=False
     ) as bar:  # fmt: skip
         on_device = _TrieOnDevice(reader, trie)
         tokens = reader.batch_tokens(max_batch_tokens)
         head = max(1, HEAD_VALUES // (_AT_ONCE * reader.config.vocab_size))
-        begin = 0
-        while begin < n:
-            longest = int(prefixes.lengths[order[begin]])
-            end = begin + max(1, min(head, tokens // (longest + min(max_nodes, len(trie)))))
-            users = order[begin:end]
-            search = _Search(reader, prefixes.take(users), on_device, k, _barred(trie, users, excluded, reader))
-            for at, *of_users in search.run(max_nodes):
-                for whole, part in zip((found.rows, found.log_probs, found.proven, found.nodes), of_users, strict=True):
-                    whole[users[at]] = part.cpu().numpy()
-            bar.update(len(users))
-            begin = end
+        for limit in sorted({min(_FEW, max_nodes), max_nodes}):
+            most = min(head, tokens // (int(prefixes.lengths.max()) + min(limit, len(trie))))
+            for users in np.split(todo, range(max(1, most), len(todo), max(1, most))):
+                search = _Search(reader, prefixes.take(users), on_device, k, _barred(trie, users, excluded, reader))
+                for at, *of_users, nodes in search.run(limit, complete=limit == max_nodes):
+                    known = (found.rows, found.log_probs, found.proven)
+                    for whole, part in zip(known, of_users, strict=True):
+                        whole[users[at]] = part.cpu().numpy()
+                    found.nodes[users[at]] += nodes.cpu().numpy()
+                bar.update(int(found.proven[users].sum() if limit < max_nodes else len(users)))
+            todo = todo[~found.proven[todo]]
+            if not len(todo):
+                break
     return found
 
 
@@ -153,17 +158,22 @@ class _Search:
         self.open = torch.zeros((n, 0), dtype=torch.long, device=device)
         self.open_log_probs, self.open_columns = torch.zeros((n, 0), device=device), self.open
         self.lost = torch.full((n,), -torch.inf, device=device)
+        self.deepest_first = False
         root = torch.zeros((n, 1), dtype=torch.long, device=device)
         self._expand(states[:, None], root, root.float(), root - 1)
 
     def run(
-        self, max_nodes: int
+        self, max_nodes: int, *, complete: bool
     ) -> Iterator[tuple[np.ndarray, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]]:
-        """Search; users come out as they are done: their places in the batch, and what `TopRows` says of them."""
+        """Search; users come out as they are done: their places in the batch, and what `TopRows` says of them.
+
+        `complete`: find `k` rows for everyone, if not the best.
+        """
         while len(self.users):
-            worst = self.log_probs[:, -1:]
-            width = min(_AT_ONCE, max_nodes - self.paths.shape[1])
-            better = self.open_log_probs[:, :width] > worst
+            worst, left = self.log_probs[:, -1:], max_nodes - self.paths.shape[1]
+            better = self.open_log_probs[:, : min(_AT_ONCE, left) if left > 0 else _AT_ONCE] > worst
+            if left <= 0:
+                better &= (worst == -torch.inf) & complete
             done = ~better.any(dim=1)
             if bool(done.any()):
                 bound = torch.cat([self.open_log_probs, self.lost[:, None]], dim=1).amax(dim=1)
@@ -174,7 +184,18 @@ class _Search:
                 self._keep((~done).nonzero()[:, 0])
                 better = better[~done]
             if len(self.users):
-                self._step(better[:, : int(better.sum(dim=1).max())], max_nodes)
+                if left <= 0 and not self.deepest_first:
+                    self.deepest_first = True
+                    self._sort(self.open, self.open_log_probs, self.open_columns)
+                    better = self.open_log_probs[:, :_AT_ONCE] > self.log_probs[:, -1:]
+                self._step(better[:, : int(better.sum(dim=1).max())])
+
+    def _sort(self, nodes: torch.Tensor, log_probs: torch.Tensor, columns: torch.Tensor) -> None:
+        """Take these for the open nodes, [users, n] each; a log-probability of -inf is no node."""
+        first = log_probs + 1e4 * self.trie.depth[nodes] if self.deepest_first else log_probs
+        some = int((log_probs > -torch.inf).sum(dim=1).max())
+        at = first.topk(some, dim=1).indices
+        self.open, self.open_log_probs, self.open_columns = (x.gather(1, at) for x in (nodes, log_probs, columns))
 
     def _keep(self, rows: torch.Tensor) -> None:
         for name in (
@@ -184,7 +205,7 @@ class _Search:
             setattr(self, name, getattr(self, name)[rows])
         self.cache = rows_of(self.cache, rows)
 
-    def _step(self, better: torch.Tensor, max_nodes: int) -> None:
+    def _step(self, better: torch.Tensor) -> None:
         """Read the best open nodes, [users, columns], of which `better` may lead to something."""
         n, width = better.shape
         before = self.paths.shape[1]
@@ -209,17 +230,17 @@ class _Search:
         mask = self.reader.tree_mask(sees, positions, self.positions)
         states = self.reader.read(self.trie.tokens[nodes], mask, positions, self.cache)
         self._expand(states, nodes.where(better, -1), log_probs, column.expand(n, -1))
-        if self.open.shape[1] > max_nodes:  # more could not be read in any case
-            self.lost = torch.maximum(self.lost, self.open_log_probs[:, max_nodes])
-            self.open, self.open_log_probs = self.open[:, :max_nodes], self.open_log_probs[:, :max_nodes]
-            self.open_columns = self.open_columns[:, :max_nodes]
+        if self.open.shape[1] > _OPEN:
+            self.lost = torch.maximum(self.lost, self.open_log_probs[:, _OPEN:].amax(dim=1))
+            self.open, self.open_log_probs = self.open[:, :_OPEN], self.open_log_probs[:, :_OPEN]
+            self.open_columns = self.open_columns[:, :_OPEN]
 
     def _expand(
         self, states: torch.Tensor, nodes: torch.Tensor, log_probs: torch.Tensor, columns: torch.Tensor
     ) -> None:
         """Take in the children of nodes [users, columns] (-1: of none): as rows found, or as open nodes."""
         trie, (n, width) = self.trie, nodes.shape
-        logits = self.reader.predict(states.flatten(0, 1))
+        predicted = self.reader.predict(states.flatten(0, 1))
         flat = nodes.flatten()
         first = trie.first_child[flat.clamp(min=0)]
         counts = (trie.first_child[flat.clamp(min=0) + 1] - first) * (flat >= 0)
@@ -227,7 +248,7 @@ class _Search:
         place = torch.arange(len(source), device=source.device)
         start = counts.cumsum(0) - counts
         child = first[source] + place - start[source]
-        found = log_probs.flatten()[source] + logits[source, trie.tokens[child]] - logits.logsumexp(-1)[source]
+        found = log_probs.flatten()[source] + predicted[source, trie.tokens[child]]
         user = source // width
         place = place - start[::width][user]
 
@@ -247,9 +268,8 @@ class _Search:
         self.rows = torch.cat([self.rows, row], dim=1).gather(1, at).masked_fill(self.log_probs == -torch.inf, -1)
 
         hopeless = ends | (likely <= self.log_probs[:, -1:])
-        likely = torch.cat([self.open_log_probs, likely.masked_fill(hopeless, -torch.inf)], dim=1)
-        some = int((likely > -torch.inf).sum(dim=1).max())
-        likely, at = likely.topk(some, dim=1)
-        self.open_log_probs = likely
-        self.open = torch.cat([self.open, node], dim=1).gather(1, at)
-        self.open_columns = torch.cat([self.open_columns, above], dim=1).gather(1, at)
+        self._sort(
+            torch.cat([self.open, node], dim=1),
+            torch.cat([self.open_log_probs, likely.masked_fill(hopeless, -torch.inf)], dim=1),
+            torch.cat([self.open_columns, above], dim=1),
+        )
