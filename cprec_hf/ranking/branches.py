@@ -14,6 +14,8 @@ from cprec_hf.ranking.reader import Method, Reader, beside, columns_of, rows_of
 
 _ROW_TOKENS = 256  # tokens of a tree side by side in one row; more would only add masked-out attention (our choice)
 
+_FILLED = 0.85  # prefixes of lengths so different that less of a batch is tokens are read in several (our choice)
+
 Scored = Iterator[tuple[np.ndarray, np.ndarray]]  # numbers [n], and the log-probability of one token of each [n]
 
 
@@ -43,6 +45,8 @@ def read_forest(
         longest = int(lengths[begin])
         more = min(_ROW_TOKENS, int(counts[begin:].max())) if method == "mask" else 0
         end = min(begin + max(1, max_tokens // (longest + more)), len(counts))
+        padded, filled = longest * np.arange(1, end - begin + 1), np.cumsum(lengths[begin:end])
+        end = begin + max(1, int(((filled > _FILLED * padded) | (padded <= reader.least_tokens)).sum()))
         if reader.context is not None:  # padded rows too must fit the model's positions
             rows = longest + np.maximum.accumulate(deepest[begin:end])
             end = begin + int(np.searchsorted(rows, reader.context, side="right"))
@@ -101,14 +105,15 @@ class _Batch:
         counts = self.stops - self.starts
         most = int(counts.max(initial=0))
         users, read, kept = np.arange(len(counts)), np.zeros((len(counts), 0), dtype=np.int64), None
-        for begin in range(0, most, _ROW_TOKENS):
+        width = -(-most // max(1, -(-most // _ROW_TOKENS)))  # pieces of about one length
+        for begin in range(0, most, max(1, width)):
             go_on = np.flatnonzero(counts[users] > begin)
             users, at = users[go_on], self.starts[users[go_on]] + begin
             path, columns = self._path(read[go_on], at)
-            cache = rows_of(self.cache, self.reader.tensor(users))
+            cache = rows_of(self.cache, None if len(users) == len(counts) else self.reader.tensor(users))
             if kept is not None and columns.size:
                 cache = beside(cache, columns_of(kept, self.reader.tensor(go_on), self.reader.tensor(columns)))
-            token = at[:, None] + np.arange(min(_ROW_TOKENS, int(counts[users].max()) - begin))
+            token = at[:, None] + np.arange(min(width, int(counts[users].max()) - begin))
             token = np.where(token < self.stops[users][:, None], token, -1)
             read = np.concatenate([path, token], axis=1)
             ids, positions = self._ids(token, users)

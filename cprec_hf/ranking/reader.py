@@ -123,6 +123,11 @@ class Reader:
             for module, training in modes:
                 module.training = training
 
+    @property
+    def least_tokens(self) -> int:
+        """Tokens in a batch below which smaller ones would take as long. Our choice."""
+        return 512 if self._device.type == "cpu" else 8192
+
     def batch_tokens(self, tokens: int) -> int:
         """`tokens`, or fewer where every position's logits are computed."""
         return tokens if self._split else min(tokens, max(1, 4 * HEAD_VALUES // self.config.vocab_size))
@@ -236,11 +241,12 @@ class Reader:
             yield predicted, self.tensor(rows[begin:end] - first), self.tensor(tokens[begin:end])
 
 
-def rows_of(cache: Any, rows: torch.Tensor) -> Any:
-    """The keys and values of those batch rows, repeats allowed; reading on top of them leaves `cache` as it was."""
+def rows_of(cache: Any, rows: torch.Tensor | None) -> Any:
+    """The keys and values of those batch rows, repeats allowed, or of all; reading on top leaves `cache` as it was."""
     chosen = copy.copy(cache)
     chosen.layers = [copy.copy(layer) for layer in cache.layers]
-    chosen.batch_select_indices(rows)
+    if rows is not None:
+        chosen.batch_select_indices(rows)
     return chosen
 
 
