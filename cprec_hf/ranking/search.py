@@ -158,7 +158,7 @@ class _Search:
         self.open = torch.zeros((n, 0), dtype=torch.long, device=device)
         self.open_log_probs, self.open_columns = torch.zeros((n, 0), device=device), self.open
         self.lost = torch.full((n,), -torch.inf, device=device)
-        self.deepest_first = False
+        self.deepest_first, self.most_open = False, _OPEN
         root = torch.zeros((n, 1), dtype=torch.long, device=device)
         self._expand(states[:, None], root, root.float(), root - 1)
 
@@ -169,6 +169,8 @@ class _Search:
 
         `complete`: find `k` rows for everyone, if not the best.
         """
+        # More than are read are open in vain, unless it is to go on down from them.
+        self.most_open = _OPEN if complete else max_nodes
         while len(self.users):
             worst, left = self.log_probs[:, -1:], max_nodes - self.paths.shape[1]
             better = self.open_log_probs[:, : min(_AT_ONCE, left) if left > 0 else _AT_ONCE] > worst
@@ -186,6 +188,7 @@ class _Search:
             if len(self.users):
                 if left <= 0 and not self.deepest_first:
                     self.deepest_first = True
+                    self.lost.fill_(torch.inf)  # nothing is to be proven any more
                     self._sort(self.open, self.open_log_probs, self.open_columns)
                     better = self.open_log_probs[:, :_AT_ONCE] > self.log_probs[:, -1:]
                 self._step(better[:, : int(better.sum(dim=1).max())])
@@ -194,7 +197,10 @@ class _Search:
         """Take these for the open nodes, [users, n] each; a log-probability of -inf is no node."""
         first = log_probs + 1e4 * self.trie.depth[nodes] if self.deepest_first else log_probs
         some = int((log_probs > -torch.inf).sum(dim=1).max())
-        at = first.topk(some, dim=1).indices
+        best, at = first.topk(min(some, self.most_open + 1), dim=1)
+        if some > self.most_open:
+            self.lost = torch.maximum(self.lost, best[:, -1])
+            at = at[:, :-1]
         self.open, self.open_log_probs, self.open_columns = (x.gather(1, at) for x in (nodes, log_probs, columns))
 
     def _keep(self, rows: torch.Tensor) -> None:
@@ -230,10 +236,6 @@ class _Search:
         mask = self.reader.tree_mask(sees, positions, self.positions)
         states = self.reader.read(self.trie.tokens[nodes], mask, positions, self.cache)
         self._expand(states, nodes.where(better, -1), log_probs, column.expand(n, -1))
-        if self.open.shape[1] > _OPEN:
-            self.lost = torch.maximum(self.lost, self.open_log_probs[:, _OPEN:].amax(dim=1))
-            self.open, self.open_log_probs = self.open[:, :_OPEN], self.open_log_probs[:, :_OPEN]
-            self.open_columns = self.open_columns[:, :_OPEN]
 
     def _expand(
         self, states: torch.Tensor, nodes: torch.Tensor, log_probs: torch.Tensor, columns: torch.Tensor
