@@ -26,6 +26,7 @@ from cprec_hf.corpus.template import load_template
 from cprec_hf.files import require_free_space, use_default_modes, without_interrupts
 from cprec_hf.hub.cards import render_model_card
 from cprec_hf.hub.model_card import training_facts
+from cprec_hf.hub.needs import BYTES_A_PARAMETER
 from cprec_hf.ranking.catalogue import Catalogue
 from cprec_hf.ranking.trie_file import TRIE_FILE
 from cprec_hf.training.checkpoints import STAGING, clear_output
@@ -35,7 +36,6 @@ from cprec_hf.training.progress import ProgressLog
 from cprec_hf.training.wsa import Phases
 
 _SAVING, _FINAL = STAGING
-_BYTES_A_PARAMETER = 12  # of a checkpoint in float32: the weight and AdamW's two moments
 
 
 class StageTrainer(trl.SFTTrainer):
@@ -291,4 +291,4 @@ def _require_space(args: Any, done: int, existing: int, parameters: int) -> None
         saves = math.ceil((args.max_steps - done) / interval)
     kept = min(existing + saves, args.save_total_limit or existing + saves)
     added = max(kept - existing, 0) + 1  # a new one is there before an old one goes, and so is the model
-    require_free_space(args.output_dir, added * parameters * _BYTES_A_PARAMETER)
+    require_free_space(args.output_dir, added * parameters * BYTES_A_PARAMETER)
