@@ -151,7 +151,7 @@ class _Search:
         self.users = torch.arange(n, device=device)
         self.read = torch.zeros(n, dtype=torch.long, device=device)
         # Of each node read, the columns of what leads to it and its own, by depth, after the prefix' columns.
-        self.paths = torch.full((n, 0, trie.height), -1, device=device)
+        self.paths = torch.full((n, 0, trie.height), -1, dtype=torch.int32, device=device)
         self.rows = torch.full((n, k), -1, device=device)
         self.log_probs = torch.full((n, k), -torch.inf, device=device)
         # Open nodes, the most likely first: node, log-probability, column of what it follows. `lost`: of those let go.
@@ -217,11 +217,12 @@ class _Search:
         before = self.paths.shape[1]
         nodes, log_probs = self.open[:, :width], self.open_log_probs[:, :width]
         above = self.open_columns[:, :width, None].expand(-1, -1, self.trie.height)
-        none = torch.full((n, 1, self.trie.height), -1, device=nodes.device)
-        paths = torch.cat([none, self.paths], dim=1).gather(1, above + 1)  # column -1, the prefix, comes first
+        paths = torch.full((n, width, self.trie.height), -1, dtype=torch.int32, device=nodes.device)
+        if before:  # column -1 is the prefix, to which no path leads
+            paths = self.paths.gather(1, above.clamp(min=0)).masked_fill_(above < 0, -1)
         column = before + torch.arange(width, device=nodes.device)
         depth = (self.trie.depth[nodes] - 1).clamp(min=0)  # padding holds the root
-        paths = paths.scatter(2, depth[..., None], column[None, :, None].expand(n, -1, 1))
+        paths.scatter_(2, depth[..., None], column.int()[None, :, None].expand(n, -1, 1))
         self.open, self.open_log_probs = self.open[:, width:], self.open_log_probs[:, width:]
         self.open_columns = self.open_columns[:, width:]
         self.paths = torch.cat([self.paths, paths], dim=1)
@@ -229,7 +230,7 @@ class _Search:
 
         total = before + width
         sees = torch.zeros((n, width, total + 1), dtype=torch.bool, device=nodes.device)
-        sees.scatter_(2, paths.where(paths >= 0, total), True)
+        sees.scatter_(2, paths.where(paths >= 0, total).long(), True)
         sees = torch.cat([self.seen[:, None].expand(-1, width, -1), sees[..., :total]], dim=-1)
         positions = self.lengths[:, None] + depth
         self.positions = torch.cat([self.positions, positions], dim=1)
@@ -255,11 +256,14 @@ class _Search:
         place = place - start[::width][user]
 
         shape = n, int(counts.view(n, width).sum(dim=1).max())
-        likely = torch.full(shape, -torch.inf, device=found.device).index_put((user, place), found)
-        row = torch.full(shape, -1, device=found.device).index_put((user, place), trie.row[child])
-        node = torch.zeros(shape, dtype=torch.long, device=found.device).index_put((user, place), child)
-        above = torch.zeros_like(node).index_put((user, place), columns.flatten()[source])
+        at = user * shape[1] + place
 
+        def padded(values: torch.Tensor, fill: float) -> torch.Tensor:
+            whole = torch.full((shape[0] * shape[1],), fill, dtype=values.dtype, device=values.device)
+            return whole.scatter_(0, at, values).view(shape)
+
+        likely, node, above = padded(found, -torch.inf), padded(child, 0), padded(columns.flatten()[source], 0)
+        row = trie.row[node]  # none ends in the root, which padding holds
         ends = row >= 0
         if len(self.barred):
             ends_allowed = ends & ~torch.isin(self.users[:, None] * len(trie.tokens) + node, self.barred)
