@@ -97,3 +97,9 @@ def offsets_of(lengths: np.ndarray) -> np.ndarray:
     offsets = np.zeros(len(lengths) + 1, dtype=np.int64)
     np.cumsum(lengths, out=offsets[1:])
     return offsets
+
+
+def ranges(begins: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """begins[0], ..., ends[0] - 1, begins[1], ..., int64 [sum of the lengths]."""
+    offsets = offsets_of(ends - begins)
+    return np.arange(offsets[-1]) + np.repeat(begins - offsets[:-1], ends - begins)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from cprec_hf.corpus.ragged import Ragged, offsets_of
+from cprec_hf.corpus.ragged import Ragged, offsets_of, ranges
 from cprec_hf.ranking.forest import Forest
 from cprec_hf.ranking.reader import Method, Reader, beside, columns_of, rows_of
 
@@ -69,13 +69,7 @@ class _Batch:
         shared = forest.n_trees < len(forest.tree_of)
         per_prefix = len(forest.wanted_bounds) - 1 if rest else len(forest.wanted)
         self.base = (begin + np.arange(len(prefixes))) * (per_prefix if shared else 0)
-        column = np.arange(self.past) - (self.past - self.lengths)[:, None]
-        self.seen = column >= 0
-        ids = np.zeros(self.seen.shape, dtype=np.int64)
-        ids[self.seen] = prefixes.values
-        self.last, self.cache = reader.read_prefixes(
-            ids, reader.tensor(self.seen), column.clip(0), keep_all=method == "mask"
-        )
+        self.last, self.cache, self.seen, self.positions = reader.read_prefixes(prefixes, keep_all=method == "mask")
 
     def first(self) -> tuple[np.ndarray, np.ndarray]:
         """What follows the prefixes themselves."""
@@ -84,7 +78,7 @@ class _Batch:
     def _predicted(self, states: torch.Tensor, users: np.ndarray, sources: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """What follows sources [n], each some user's, of which `states` [n, width] are the states."""
         begins, ends = self.forest.wanted_bounds[sources], self.forest.wanted_bounds[sources + 1]
-        numbers, rows = _ranges(begins, ends), np.repeat(np.arange(len(sources)), ends - begins)
+        numbers, rows = ranges(begins, ends), np.repeat(np.arange(len(sources)), ends - begins)
         if self.rest:
             return self.base[users] + sources, self.reader.rest(states, rows, self.forest.wanted[numbers])
         return self.base[users][rows] + numbers, self.reader.log_probs(states, rows, self.forest.wanted[numbers])
@@ -130,13 +124,13 @@ class _Batch:
 
     def _mask(self, users: np.ndarray, token: np.ndarray, read: np.ndarray) -> Any:
         """A token sees its prefix, and of its tree in `read` [rows, columns] what leads to it and itself."""
-        reader, past = self.reader, np.maximum(np.arange(self.past) - (self.past - self.lengths[users])[:, None], 0)
+        reader = self.reader
         query, key = reader.tensor(token)[:, :, None], reader.tensor(read)[:, None, :]
         end = reader.tensor(np.where(read >= 0, self.forest.end[read.clip(0)], 0))[:, None, :]
         prefix = reader.tensor(self.seen[users])[:, None, :].expand(-1, token.shape[1], -1)
         seen = torch.cat([prefix, (key <= query) & (query < end)], dim=-1)
         _, positions = self._ids(read, users)
-        keys = reader.tensor(np.concatenate([past, positions], axis=1))
+        keys = reader.tensor(np.concatenate([self.positions[users], positions], axis=1))
         return reader.tree_mask(seen, keys[:, -token.shape[1] :], keys)
 
     def by_rows(self, max_tokens: int) -> Scored:
@@ -149,7 +143,7 @@ class _Batch:
         firsts = np.searchsorted(roots, self.starts), np.searchsorted(roots, self.stops)
         users = np.repeat(np.arange(len(self.starts)), firsts[1] - firsts[0])
         todo: list[tuple[np.ndarray, np.ndarray, np.ndarray, Any]] = [
-            (roots[_ranges(*firsts)], users, users, self.cache)  # tokens, users, rows of the cache
+            (roots[ranges(*firsts)], users, users, self.cache)  # tokens, users, rows of the cache
         ]
         while todo:
             here, users, rows, cache = todo.pop()
@@ -167,7 +161,7 @@ class _Batch:
                 yield self._after(states, users, here[:, None])
                 begins, ends = children[here + 1], children[here + 2]
                 below = np.repeat(np.arange(len(here)), ends - begins)
-                todo.append((by_parent[_ranges(begins, ends)], users[below], below, cache))
+                todo.append((by_parent[ranges(begins, ends)], users[below], below, cache))
 
     def _tails(
         self, begins: np.ndarray, users: np.ndarray, rows: np.ndarray, cache: Any, past: int, max_tokens: int
@@ -194,9 +188,3 @@ class _Batch:
         between = np.ones((len(token), past - self.past), dtype=bool)
         seen = self.reader.tensor(np.concatenate([self.seen[users], between, token >= 0], axis=1))
         return self.reader.read(ids, seen, positions, cache), cache
-
-
-def _ranges(begins: np.ndarray, ends: np.ndarray) -> np.ndarray:
-    """begins[0], ..., ends[0] - 1, begins[1], ..., int64 [sum of the lengths]."""
-    offsets = offsets_of(ends - begins)
-    return np.arange(offsets[-1]) + np.repeat(begins - offsets[:-1], ends - begins)

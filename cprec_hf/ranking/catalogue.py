@@ -43,6 +43,16 @@ def domains_of(items: pa.Table) -> list[str]:
     return sorted(domain for domain in pc.unique(items["domain"]).to_pylist() if domain is not None)
 
 
+def choose_domain(domain: str | None, known: Sequence[str]) -> str:
+    """`domain`, or the only one that is known. Raises `InputError` if it is unknown, or none is given of several."""
+    domain = domain or (known[0] if len(known) == 1 else None)
+    if domain is None:
+        raise InputError(f"which domain? the model knows {', '.join(known)}; give one as `domain`")
+    if domain not in known:
+        raise InputError(f"no items of domain {domain!r}; the model's catalogue has {', '.join(known)}")
+    return domain
+
+
 class Catalogue:
     """One domain's items.
 

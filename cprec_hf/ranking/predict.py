@@ -35,6 +35,7 @@ from cprec_hf.corpus.ragged import offsets_of
 from cprec_hf.errors import InputError
 from cprec_hf.files import require_free_space
 from cprec_hf.hub.files import local_path
+from cprec_hf.ranking.catalogue import choose_domain
 from cprec_hf.ranking.loading import ADAPTER, locate
 from cprec_hf.ranking.predictions import PREDICTIONS, Predictions, refuse_other_files
 from cprec_hf.ranking.recommender import Recommendation, Recommender, Score
@@ -132,8 +133,7 @@ def _begin(config: PredictConfig, device: torch.device, overwrite: bool) -> tupl
     histories = _histories(config)
     commit = locate(config.model, config.revision)[1]
     recommender = Recommender.from_pretrained(config.model, commit, str(device))
-    record, domains = recommender.record, recommender.domains
-    domain = config.domain or record.domain or (domains[0] if len(domains) == 1 else None)
+    domain = choose_domain(config.domain or recommender.record.domain, recommender.domains)
     recommender.recommend([[]], config.k, domain, config.exclude_history, config.score)  # says what it cannot do
     rows = histories.count()
     if not rows:

@@ -16,6 +16,8 @@ import numpy as np
 import torch
 from transformers import DynamicCache
 
+from cprec_hf.corpus.ragged import Ragged
+
 Method = Literal["auto", "mask", "cache", "rows"]
 
 _LAYERS = ("full_attention", "sliding_attention")
@@ -158,16 +160,25 @@ class Reader:
         """
         return self._forward(ids, mask, positions, cache, use_cache=cache is not None)[0]
 
-    def read_prefixes(
-        self, ids: np.ndarray, mask: torch.Tensor, positions: np.ndarray, *, keep_all: bool
-    ) -> tuple[torch.Tensor, Any]:
-        """As `read`, for what others will be read on top of: the last column's states [rows, width], and the cache.
+    def read_prefixes(self, prefixes: Ragged, *, keep_all: bool) -> tuple[torch.Tensor, Any, np.ndarray, np.ndarray]:
+        """Read what others will be read on top of, left-padded, so that all end in the last column.
 
-        `keep_all` keeps every column in every layer, else layers keep what the model's decoding needs: a window, say.
+        Args:
+            prefixes: a row of token ids each.
+            keep_all: keep every column in every layer; else layers keep what the model's decoding needs: a window, say.
+
+        Returns:
+            The last column's states [rows, width]; the cache; which columns are no padding, bool [rows, columns]; and
+            their positions, int64 [rows, columns].
         """
+        past = int(prefixes.lengths.max())
+        column = np.arange(past) - (past - prefixes.lengths)[:, None]
+        seen, positions = column >= 0, column.clip(0)
+        ids = np.zeros(seen.shape, dtype=np.int64)
+        ids[seen] = prefixes.values
         cache = DynamicCache() if keep_all else None
-        out = self._forward(ids, mask, positions, cache, use_cache=True)
-        return out[0][:, -1], out.past_key_values
+        out = self._forward(ids, self.tensor(seen), positions, cache, use_cache=True)
+        return out[0][:, -1], out.past_key_values, seen, positions
 
     def _forward(
         self,

@@ -27,7 +27,7 @@ from cprec_hf.errors import InputError
 from cprec_hf.files import atomic_folder, use_default_modes
 from cprec_hf.hub.files import local_path
 from cprec_hf.quiet import without_transformers_bars
-from cprec_hf.ranking.catalogue import COLUMNS, ITEMS_FILE, Catalogue, domains_of, read_items
+from cprec_hf.ranking.catalogue import COLUMNS, ITEMS_FILE, Catalogue, choose_domain, domains_of, read_items
 from cprec_hf.ranking.loading import load_for_ranking, locate
 from cprec_hf.ranking.request import Request, read_request
 from cprec_hf.ranking.scorer import Recommendation, Score, Scorer, listed
@@ -285,12 +285,7 @@ class Recommender:
         return Scorer(self.model, catalogue, self.record, self.max_batch_tokens)
 
     def _catalogue(self, domain: str | None) -> Catalogue:
-        known = self.domains
-        domain = domain or self.record.domain or (known[0] if len(known) == 1 else None)
-        if domain is None:
-            raise InputError(f"which domain? the model knows {', '.join(known)}; give one as `domain`")
-        if domain not in known:
-            raise InputError(f"no items of domain {domain!r}; the model's catalogue has {', '.join(known)}")
+        domain = choose_domain(domain or self.record.domain, self.domains)
         if domain not in self._catalogues:
             trie_file = self._trie_file if domain == self.record.domain else None
             self._catalogues[domain] = Catalogue(self.items, domain, self._encoder, self._template, trie_file)

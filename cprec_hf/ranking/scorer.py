@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from cprec_hf.corpus.ragged import Ragged, offsets_of
+from cprec_hf.corpus.ragged import Ragged, offsets_of, ranges
 from cprec_hf.corpus.record import ModelRecord
 from cprec_hf.errors import InputError
 from cprec_hf.ranking.catalogue import Catalogue
@@ -117,11 +117,9 @@ class Scorer:
         )  # fmt: skip
         by_code, bounds = catalogue.by_code
         codes = found.rows.ravel()
-        sizes = np.where(codes >= 0, np.diff(bounds)[codes], 0)
-        offsets = offsets_of(sizes)
-        at = np.arange(offsets[-1]) + np.repeat(bounds[codes.clip(0)] - offsets[:-1], sizes)
-        place = np.repeat(np.arange(len(codes)), sizes)
-        item, user = by_code[at], place // k
+        begins, ends = bounds[codes.clip(0)], np.where(codes >= 0, bounds[codes + 1], bounds[codes.clip(0)])
+        place = np.repeat(np.arange(len(codes)), ends - begins)
+        item, user = by_code[ranges(begins, ends)], place // k
         wanted = ~np.isin(user * len(catalogue) + item, _pairs(excluded, len(catalogue)))
         item, user, score = item[wanted], user[wanted], found.log_probs.ravel()[place][wanted]
         column = np.arange(len(user)) - np.searchsorted(user, user)

@@ -74,7 +74,7 @@ def score_candidates(
         return np.zeros(0, dtype=np.float32)
     lengths = candidates.depth[candidates.ends] if isinstance(candidates, Trie) else candidates.lengths
     reader = Reader(model)
-    longest = check_fits(prefixes.lengths[owners], lengths[which], reader.context, owners, which)
+    longest = _check_fits(prefixes.lengths[owners], lengths[which], reader.context, owners, which)
     method = choose_method(model, longest) if method == "auto" else method
     with reader.reading(prefixes.row(int(owners[0]))):
         tokens = reader.batch_tokens(max_batch_tokens)
@@ -112,7 +112,8 @@ def score_catalogue(
     scores = np.zeros((len(prefixes), len(trie.ends)), dtype=np.float32)
     if not scores.size:
         return scores
-    method = _method_for(model, prefixes, trie, method)
+    fastest = method_for(model, prefixes, trie)  # which also says what does not fit
+    method = fastest if method == "auto" else method
     if method == "rows":
         owners, which = (index.ravel() for index in np.indices(scores.shape))
         found = score_candidates(
@@ -143,7 +144,7 @@ def invalid_mass(model: Any, prefixes: Ragged, trie: Trie, *, max_batch_tokens: 
         InputError: as `score_catalogue`, or the model's state cannot be cached by token.
     """
     mass = np.zeros(len(prefixes), dtype=np.float64)
-    method = _method_for(model, prefixes, trie, "auto")
+    method = method_for(model, prefixes, trie)
     if method == "rows":
         raise InputError(f"{type(model).__name__} keeps no keys and values, so its whole tree cannot be read at once")
     inner = trie.order[trie.n_children[trie.order] > 0]  # the root, then the nodes that a forest reads
@@ -154,12 +155,12 @@ def invalid_mass(model: Any, prefixes: Ragged, trie: Trie, *, max_batch_tokens: 
     return mass
 
 
-def _method_for(model: Any, prefixes: Ragged, trie: Trie, method: Method) -> Method:
-    """The method for the whole of a trie; `InputError` if a prefix is empty or too long for its longest row."""
+def method_for(model: Any, prefixes: Ragged, trie: Trie) -> Method:
+    """The fastest right method for the whole of a trie; `InputError` if a prefix is empty or too long for some row."""
     lengths = trie.depth[trie.ends]
     deepest = np.full(len(prefixes), lengths.argmax())
-    longest = check_fits(prefixes.lengths, lengths[deepest], Reader(model).context, np.arange(len(prefixes)), deepest)
-    return choose_method(model, longest) if method == "auto" else method
+    longest = _check_fits(prefixes.lengths, lengths[deepest], Reader(model).context, np.arange(len(prefixes)), deepest)
+    return choose_method(model, longest)
 
 
 def _whole_tries(
@@ -189,7 +190,7 @@ def _whole_tries(
         yield users, totals
 
 
-def check_fits(
+def _check_fits(
     before: np.ndarray, after: np.ndarray, context: int | None, owners: np.ndarray, which: np.ndarray
 ) -> int:
     """The tokens read for the longest pair of a prefix and a candidate; `InputError` if one cannot be scored.

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from cprec_hf.corpus.ragged import Ragged
 from cprec_hf.errors import InputError
 from cprec_hf.ranking.reader import HEAD_VALUES, Reader, choose_method, rows_of
-from cprec_hf.ranking.scoring import MAX_BATCH_TOKENS, check_fits
+from cprec_hf.ranking.scoring import MAX_BATCH_TOKENS, method_for
 from cprec_hf.ranking.trie import Trie
 
 MAX_NODES = 2048
@@ -86,10 +86,7 @@ def top_rows(
         return found
     if trie.n_children[trie.ends].any() or len(np.unique(trie.ends)) < len(trie.ends):
         raise ValueError("rows repeat or begin one another; a search needs rows that end where nothing follows")
-    lengths = trie.depth[trie.ends]
-    worst = np.full(n, lengths.argmax())
-    check_fits(prefixes.lengths, lengths[worst], Reader(model).context, np.arange(n), worst)
-    if not can_search(model, prefixes, trie):
+    if method_for(model, prefixes, trie) != "mask":
         raise InputError(f"{type(model).__name__} needs another method than a block mask; score the whole catalogue")
     reader = Reader(model)
     todo = np.argsort(-prefixes.lengths, kind="stable")
@@ -140,14 +137,10 @@ class _Search:
 
     def __init__(self, reader: Reader, prefixes: Ragged, trie: _TrieOnDevice, k: int, barred: torch.Tensor) -> None:
         self.reader, self.trie, self.barred = reader, trie, barred
-        past, n = int(prefixes.lengths.max()), len(prefixes)
-        column = np.arange(past) - (past - prefixes.lengths)[:, None]
-        ids = np.zeros(column.shape, dtype=np.int64)
-        ids[column >= 0] = prefixes.values
-        self.seen, self.lengths = reader.tensor(column >= 0), reader.tensor(prefixes.lengths)
-        states, self.cache = reader.read_prefixes(ids, self.seen, column.clip(0), keep_all=True)
-        device = states.device
-        self.positions = reader.tensor(column.clip(0))  # of all columns read
+        states, self.cache, seen, positions = reader.read_prefixes(prefixes, keep_all=True)
+        n, device = len(prefixes), states.device
+        self.seen, self.lengths = reader.tensor(seen), reader.tensor(prefixes.lengths)
+        self.positions = reader.tensor(positions)  # of all columns read
         self.users = torch.arange(n, device=device)
         self.read = torch.zeros(n, dtype=torch.long, device=device)
         # Of each node read, the columns of what leads to it and its own, by depth, after the prefix' columns.
@@ -265,11 +258,8 @@ class _Search:
         likely, node, above = padded(found, -torch.inf), padded(child, 0), padded(columns.flatten()[source], 0)
         row = trie.row[node]  # none ends in the root, which padding holds
         ends = row >= 0
-        if len(self.barred):
-            ends_allowed = ends & ~torch.isin(self.users[:, None] * len(trie.tokens) + node, self.barred)
-        else:
-            ends_allowed = ends
-        best = torch.cat([self.log_probs, likely.masked_fill(~ends_allowed, -torch.inf)], dim=1)
+        wanted = ends & ~torch.isin(self.users[:, None] * len(trie.tokens) + node, self.barred)
+        best = torch.cat([self.log_probs, likely.masked_fill(~wanted, -torch.inf)], dim=1)
         self.log_probs, at = best.topk(self.rows.shape[1], dim=1)
         self.rows = torch.cat([self.rows, row], dim=1).gather(1, at).masked_fill(self.log_probs == -torch.inf, -1)
 
