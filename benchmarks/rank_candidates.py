@@ -52,6 +52,10 @@ SHAPES: dict[str, Any] = {
         hidden_size=128, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=4, head_dim=32,
         intermediate_size=344, vocab_size=4096, tie_word_embeddings=True, eos_token_id=END, pad_token_id=0,
     ),
+    "qwen3-3x128-32k": transformers.Qwen3Config(  # a vocabulary as large as of Llama 2
+        hidden_size=128, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=4, head_dim=32,
+        intermediate_size=344, vocab_size=32000, tie_word_embeddings=True, eos_token_id=END, pad_token_id=0,
+    ),
     "qwen3-0.6b": transformers.Qwen3Config(
         hidden_size=1024, num_hidden_layers=28, num_attention_heads=16, num_key_value_heads=8, head_dim=128,
         intermediate_size=3072, vocab_size=151936, tie_word_embeddings=True, eos_token_id=END, pad_token_id=0,
@@ -83,7 +87,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     """Print and return the figures."""
     parser = arguments(__doc__)
     parser.add_argument("--shape", choices=SHAPES, default="llama-6x256", help="of the random model")
-    parser.add_argument("--users", type=int, default=8, help="with 20 candidates; a fifth of them with 100")
+    parser.add_argument("--users", type=int, default=16, help="with 20 candidates; a quarter of them with 100")
     parser.add_argument("--lengths", metavar="FOLDER", help="items.parquet and interactions.parquet of real titles")
     parser.add_argument("--domain", default="Scientific", help="of the folder")
     parser.add_argument("--plot", metavar="PNG", help="candidates a second, by shape and way")
@@ -107,7 +111,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
 def works(args: argparse.Namespace, vocab_size: int) -> list[Work]:
     """Fixed lengths, the same with shared beginnings, and lengths as in data."""
     rng = np.random.default_rng(0)
-    few = max(1, args.users // 5)
+    few = max(1, args.users // 4)
     prefix, title = (30, 6) if args.toy else (240, 12)
 
     def random(name: str, users: int, n: int) -> Work:

@@ -12,8 +12,9 @@ They must agree to 1e-4 nats in float32.
 Top 10: `top_rows` against transformers' beam search of 50 beams (scores summed, not averaged, so that both rank by the
 same number) with a logits processor of the kind public projects use, which looks each beam up in a dictionary of
 prefixes, in Python. What is missed is judged by the exact log-probabilities. Handling masks: of `generate`, the time
-inside the processor; of ours, all of the search's steps outside the model's forward passes, head and softmax, the
-attention masks included. By step, all users at once.
+inside the processor, which grows with the vocabulary (`--shape qwen3-3x128-32k`); of ours, all of the search's steps
+outside the model's forward passes, head and softmax: attention masks, and choosing what to read next. Users who leave
+the batch are not counted, nor is beam search's choice of beams. By step, all users at once, the best of `--rounds`.
 
 Memory: the peak of a process that only scores the catalogue exactly, at two settings of `max_batch_tokens`.
 
@@ -320,15 +321,19 @@ def top(model: Any, prefixes: Ragged, codes: Ragged, trie: Trie, args: argparse.
     judged = {name: judge(truth, of, TOLERANCE if strict else 0.1) for name, of in rows.items()}
     difference = float(np.abs(np.take_along_axis(truth, our_rows, 1) - our_scores).max())
 
-    # Once more with clocks inside, which on a GPU makes both sides wait.
-    processor.seconds = []
-    ways[beam]()
-    with clocks(args.device) as spent:
-        top_rows(model, prefixes, trie, K, max_nodes=args.max_nodes)
-    masks = {
-        beam: (len(processor.seconds), sum(processor.seconds)),
-        ours: (int(spent["steps"]), spent["own"] - spent["model"]),
-    }
+    # Again with clocks inside, which on a GPU makes both sides wait.
+    masks = dict.fromkeys(ways, (0, math.inf))
+    for _ in range(args.rounds):
+        processor.seconds = []
+        ways[beam]()
+        with clocks(args.device) as spent:
+            top_rows(model, prefixes, trie, K, max_nodes=args.max_nodes)
+        once = {
+            beam: (len(processor.seconds), sum(processor.seconds)),
+            ours: (int(spent["steps"]), spent["own"] - spent["model"]),
+        }
+        masks = {name: min(masks[name], once[name], key=lambda of: of[1]) for name in ways}
+    processor.seconds = None
     ways_found = []
     for name in ways:
         steps, seconds = masks[name]
@@ -384,7 +389,7 @@ def clocks(device: str) -> Iterator[dict[str, float]]:
     """
     spent = {"steps": 0.0, "own": 0.0, "model": 0.0}
     watched: list[tuple[Any, str, str]] = [
-        (_Search, "_step", "own"), (_Search, "_expand", "own"), (_Search, "_keep", "own"),
+        (_Search, "_step", "own"), (_Search, "_expand", "own"),
         (Reader, "read", "model"), (Reader, "predict", "model"),
     ]  # fmt: skip
     kept = [getattr(of, name) for of, name, _ in watched]

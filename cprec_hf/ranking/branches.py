@@ -131,7 +131,7 @@ class _Batch:
         seen = torch.cat([prefix, (key <= query) & (query < end)], dim=-1)
         _, positions = self._ids(read, users)
         keys = reader.tensor(np.concatenate([self.positions[users], positions], axis=1))
-        return reader.tree_mask(seen, keys[:, -token.shape[1] :], keys)
+        return reader.tree_mask(reader.mask_of(seen), keys[:, -token.shape[1] :], keys)
 
     def by_rows(self, max_tokens: int) -> Scored:
         """A row for each branch: level by level where branches part, and in one go where nothing parts any more."""

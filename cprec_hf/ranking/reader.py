@@ -195,11 +195,19 @@ class Reader:
             inputs["past_key_values"] = cache
         return self.model.base_model(**inputs) if self._split else _whole(self.model, **inputs)
 
-    def tree_mask(self, seen: torch.Tensor, queries: torch.Tensor, keys: torch.Tensor) -> Any:
+    def unseen(self, *shape: int) -> torch.Tensor:
+        """An additive mask under which nothing is seen: float minimum, never booleans, for eager attention adds it."""
+        return torch.full(shape, torch.finfo(self._dtype).min, dtype=self._dtype, device=self._device)
+
+    def mask_of(self, seen: torch.Tensor) -> torch.Tensor:
+        """The additive mask that lets see what `seen` says."""
+        return self.unseen(*seen.shape).masked_fill_(seen, 0)
+
+    def tree_mask(self, mask: torch.Tensor, queries: torch.Tensor, keys: torch.Tensor) -> Any:
         """What `read` takes as a mask where tokens see neither all that stands before them nor columns by distance.
 
         Args:
-            seen: whether a token may see another, if it is in its window, bool [rows, columns, past + columns].
+            mask: additive: which token may see which, if it is in its window, [rows, columns, past + columns].
             queries: positions of the tokens read, int64 [rows, columns].
             keys: and of all, cached ones included, int64 [rows, past + columns].
 
@@ -208,16 +216,12 @@ class Reader:
         """
         window = window_of(self.config)
         if window is None or window > int(keys.max()):
-            return self._additive(seen)
-        near = self._additive(seen & (queries[:, :, None] - keys[:, None, :] < window))
+            return mask[:, None]
+        far = queries[:, :, None] - keys[:, None, :] >= window
+        near = mask.masked_fill(far, torch.finfo(self._dtype).min)[:, None]
         if not getattr(self.config, "layer_types", None):
             return near
-        return dict(zip(_LAYERS, (self._additive(seen), near), strict=True))
-
-    def _additive(self, allowed: torch.Tensor) -> torch.Tensor:
-        """Float minimum, never booleans: eager attention adds the mask to the scores."""
-        mask = torch.zeros(allowed.shape, dtype=self._dtype, device=self._device)
-        return mask.masked_fill_(~allowed, torch.finfo(self._dtype).min)[:, None]
+        return dict(zip(_LAYERS, (mask[:, None], near), strict=True))
 
     def predict(self, states: torch.Tensor) -> torch.Tensor:
         """Log-probabilities of all tokens float32 [n, vocabulary] from states [n, width]."""

@@ -113,13 +113,17 @@ def top_rows(
 
 
 class _TrieOnDevice:
-    """The arrays of a trie as tensors; `row` is the row that ends in a node, -1 where none does."""
+    """The arrays of a trie as tensors; `row` is the row that ends in a node, -1 where none does.
+
+    `none` is the number of a node there is not, which has no children.
+    """
 
     def __init__(self, reader: Reader, trie: Trie) -> None:
         row = np.full(len(trie), -1)
         row[trie.ends] = np.arange(len(trie.ends))
         self.tokens, self.depth, self.row = (reader.tensor(a) for a in (trie.tokens.clip(0), trie.depth, row))
         self.first_child = reader.tensor(trie.first_child)
+        self.none, self.n_children = len(trie), reader.tensor(np.append(trie.n_children, 0))
         self.height = len(trie.levels) - 2
 
 
@@ -139,21 +143,24 @@ class _Search:
         self.reader, self.trie, self.barred = reader, trie, barred
         states, self.cache, seen, positions = reader.read_prefixes(prefixes, keep_all=True)
         n, device = len(prefixes), states.device
-        self.seen, self.lengths = reader.tensor(seen), reader.tensor(prefixes.lengths)
+        self.lengths = reader.tensor(prefixes.lengths)
         self.positions = reader.tensor(positions)  # of all columns read
+        self.prefix_mask = reader.mask_of(reader.tensor(seen))
         self.users = torch.arange(n, device=device)
         self.read = torch.zeros(n, dtype=torch.long, device=device)
-        # Of each node read, the columns of what leads to it and its own, by depth, after the prefix' columns.
-        self.paths = torch.full((n, 0, trie.height), -1, dtype=torch.int32, device=device)
+        # Of each node read, the columns of what leads to it and its own, by depth, counted from 1 after the prefix'
+        # columns. Number 0 is the prefix, to which nothing leads.
+        self.paths = torch.zeros((n, 1, trie.height), dtype=torch.long, device=device)
         self.rows = torch.full((n, k), -1, device=device)
         self.log_probs = torch.full((n, k), -torch.inf, device=device)
-        # Open nodes, the most likely first: node, log-probability, column of what it follows. `lost`: of those let go.
+        # Open nodes, the most likely first: node, log-probability, column it follows (from 1, the prefix is 0). `lost`:
+        # of those let go.
         self.open = torch.zeros((n, 0), dtype=torch.long, device=device)
         self.open_log_probs, self.open_columns = torch.zeros((n, 0), device=device), self.open
         self.lost = torch.full((n,), -torch.inf, device=device)
         self.deepest_first, self.most_open = False, _OPEN
         root = torch.zeros((n, 1), dtype=torch.long, device=device)
-        self._expand(states[:, None], root, root.float(), root - 1)
+        self._expand(states[:, None], root, root.float(), root)
 
     def run(
         self, max_nodes: int, *, complete: bool
@@ -165,7 +172,7 @@ class _Search:
         # More than are read are open in vain, unless it is to go on down from them.
         self.most_open = _OPEN if complete else max_nodes
         while len(self.users):
-            worst, left = self.log_probs[:, -1:], max_nodes - self.paths.shape[1]
+            worst, left = self.log_probs[:, -1:], max_nodes - (self.paths.shape[1] - 1)
             better = self.open_log_probs[:, : min(_AT_ONCE, left) if left > 0 else _AT_ONCE] > worst
             if left <= 0:
                 better &= (worst == -torch.inf) & complete
@@ -173,9 +180,8 @@ class _Search:
             if bool(done.any()):
                 bound = torch.cat([self.open_log_probs, self.lost[:, None]], dim=1).amax(dim=1)
                 proven = bound <= worst[:, 0]
-                yield (
-                    self.users[done].cpu().numpy(), self.rows[done], self.log_probs[done], proven[done], self.read[done]
-                )  # fmt: skip
+                rows = self.rows.masked_fill(self.log_probs == -torch.inf, -1)
+                yield self.users[done].cpu().numpy(), rows[done], self.log_probs[done], proven[done], self.read[done]
                 self._keep((~done).nonzero()[:, 0])
                 better = better[~done]
             if len(self.users):
@@ -198,74 +204,68 @@ class _Search:
 
     def _keep(self, rows: torch.Tensor) -> None:
         for name in (
-            "users", "read", "seen", "positions", "lengths", "paths", "rows", "log_probs", "open", "open_log_probs",
-            "open_columns", "lost",
+            "users", "read", "prefix_mask", "positions", "lengths", "paths", "rows", "log_probs", "open",
+            "open_log_probs", "open_columns", "lost",
         ):  # fmt: skip
             setattr(self, name, getattr(self, name)[rows])
         self.cache = rows_of(self.cache, rows)
 
     def _step(self, better: torch.Tensor) -> None:
         """Read the best open nodes, [users, columns], of which `better` may lead to something."""
-        n, width = better.shape
-        before = self.paths.shape[1]
-        nodes, log_probs = self.open[:, :width], self.open_log_probs[:, :width]
-        above = self.open_columns[:, :width, None].expand(-1, -1, self.trie.height)
-        paths = torch.full((n, width, self.trie.height), -1, dtype=torch.int32, device=nodes.device)
-        if before:  # column -1 is the prefix, to which no path leads
-            paths = self.paths.gather(1, above.clamp(min=0)).masked_fill_(above < 0, -1)
-        column = before + torch.arange(width, device=nodes.device)
-        depth = (self.trie.depth[nodes] - 1).clamp(min=0)  # padding holds the root
-        paths.scatter_(2, depth[..., None], column.int()[None, :, None].expand(n, -1, 1))
-        self.open, self.open_log_probs = self.open[:, width:], self.open_log_probs[:, width:]
-        self.open_columns = self.open_columns[:, width:]
+        width, total = better.shape[1], self.paths.shape[1] + better.shape[1]
+        nodes, log_probs, above = (x[:, :width] for x in (self.open, self.open_log_probs, self.open_columns))
+        self.open, self.open_log_probs, self.open_columns = (
+            x[:, width:] for x in (self.open, self.open_log_probs, self.open_columns)
+        )
+        columns = torch.arange(total - width, total, device=nodes.device).expand(len(nodes), -1)
+        depth = self.trie.depth[nodes]  # of the root, which padding holds: 0
+        paths = self.paths.gather(1, above[..., None].expand(-1, -1, self.trie.height))
+        paths.scatter_(2, (depth[..., None] - 1).clamp_(min=0), columns[..., None])
         self.paths = torch.cat([self.paths, paths], dim=1)
         self.read += better.sum(dim=1)
 
-        total = before + width
-        sees = torch.zeros((n, width, total + 1), dtype=torch.bool, device=nodes.device)
-        sees.scatter_(2, paths.where(paths >= 0, total).long(), True)
-        sees = torch.cat([self.seen[:, None].expand(-1, width, -1), sees[..., :total]], dim=-1)
-        positions = self.lengths[:, None] + depth
+        mask = self.reader.unseen(*nodes.shape, total).scatter_(2, paths, 0)[..., 1:]
+        mask = torch.cat([self.prefix_mask[:, None].expand(-1, width, -1), mask], dim=-1)
+        positions = (self.lengths[:, None] - 1) + depth
         self.positions = torch.cat([self.positions, positions], dim=1)
-        mask = self.reader.tree_mask(sees, positions, self.positions)
+        mask = self.reader.tree_mask(mask, positions, self.positions)
         states = self.reader.read(self.trie.tokens[nodes], mask, positions, self.cache)
-        self._expand(states, nodes.where(better, -1), log_probs, column.expand(n, -1))
+        self._expand(states, nodes.where(better, self.trie.none), log_probs, columns)
 
     def _expand(
         self, states: torch.Tensor, nodes: torch.Tensor, log_probs: torch.Tensor, columns: torch.Tensor
     ) -> None:
-        """Take in the children of nodes [users, columns] (-1: of none): as rows found, or as open nodes."""
+        """Take in the children of nodes [users, columns]: as rows found, or as open nodes."""
         trie, (n, width) = self.trie, nodes.shape
         predicted = self.reader.predict(states.flatten(0, 1))
-        flat = nodes.flatten()
-        first = trie.first_child[flat.clamp(min=0)]
-        counts = (trie.first_child[flat.clamp(min=0) + 1] - first) * (flat >= 0)
-        source = torch.repeat_interleave(counts)
+        counts = trie.n_children[nodes]
+        ends = counts.flatten().cumsum(0)  # of each node's children, in a list of them all
+        starts = ends - counts.flatten()
+        source = torch.repeat_interleave(counts.flatten())
         place = torch.arange(len(source), device=source.device)
-        start = counts.cumsum(0) - counts
-        child = first[source] + place - start[source]
+        child = place + (trie.first_child[nodes].flatten() - starts)[source]
         found = log_probs.flatten()[source] + predicted[source, trie.tokens[child]]
-        user = source // width
-        place = place - start[::width][user]
-
-        shape = n, int(counts.view(n, width).sum(dim=1).max())
-        at = user * shape[1] + place
+        # The list, padded to a row for each user.
+        longest = int(counts.sum(dim=1).max())
+        user = torch.arange(n, device=source.device) * longest - starts[::width]
+        at = place + user.repeat_interleave(width)[source]
 
         def padded(values: torch.Tensor, fill: float) -> torch.Tensor:
-            whole = torch.full((shape[0] * shape[1],), fill, dtype=values.dtype, device=values.device)
-            return whole.scatter_(0, at, values).view(shape)
+            whole = torch.full((n * longest,), fill, dtype=values.dtype, device=values.device)
+            return whole.scatter_(0, at, values).view(n, longest)
 
         likely, node, above = padded(found, -torch.inf), padded(child, 0), padded(columns.flatten()[source], 0)
         row = trie.row[node]  # none ends in the root, which padding holds
-        ends = row >= 0
-        wanted = ends & ~torch.isin(self.users[:, None] * len(trie.tokens) + node, self.barred)
-        best = torch.cat([self.log_probs, likely.masked_fill(~wanted, -torch.inf)], dim=1)
+        unwanted = inner = row < 0
+        if len(self.barred):
+            unwanted = inner | torch.isin(self.users[:, None] * trie.none + node, self.barred)
+        best = torch.cat([self.log_probs, likely.masked_fill(unwanted, -torch.inf)], dim=1)
         self.log_probs, at = best.topk(self.rows.shape[1], dim=1)
-        self.rows = torch.cat([self.rows, row], dim=1).gather(1, at).masked_fill(self.log_probs == -torch.inf, -1)
+        self.rows = torch.cat([self.rows, row], dim=1).gather(1, at)
 
-        hopeless = ends | (likely <= self.log_probs[:, -1:])
+        hopeful = inner & (likely > self.log_probs[:, -1:])
         self._sort(
             torch.cat([self.open, node], dim=1),
-            torch.cat([self.open_log_probs, likely.masked_fill(hopeless, -torch.inf)], dim=1),
+            torch.cat([self.open_log_probs, likely.masked_fill(~hopeful, -torch.inf)], dim=1),
             torch.cat([self.open_columns, above], dim=1),
         )

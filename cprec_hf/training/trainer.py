@@ -2,43 +2,28 @@
 
 from __future__ import annotations
 
-import dataclasses
-import math
 import os
-import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import datasets
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
-import trl
 from accelerate.utils import broadcast_object_list
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import PreTrainedTokenizerBase, PrinterCallback, TrainerCallback, TrainerState
-from transformers.trainer_utils import rotate_checkpoints
 
-from cprec_hf.corpus.encoder import Encoder
 from cprec_hf.corpus.record import ModelRecord
-from cprec_hf.corpus.template import load_template
-from cprec_hf.files import require_free_space, use_default_modes, without_interrupts
-from cprec_hf.hub.cards import render_model_card
-from cprec_hf.hub.model_card import training_facts
-from cprec_hf.hub.needs import BYTES_A_PARAMETER
-from cprec_hf.ranking.catalogue import Catalogue
-from cprec_hf.ranking.trie_file import TRIE_FILE
-from cprec_hf.training.checkpoints import STAGING, clear_output
+from cprec_hf.training.checkpoints import clear_output
 from cprec_hf.training.kernels import apply_kernels, has_plain_head, teach_summed_loss
 from cprec_hf.training.packing import BlockCollator, Order, refuse_leaks, row_lengths
 from cprec_hf.training.progress import ProgressLog
+from cprec_hf.training.saving import SavingTrainer, require_space
 from cprec_hf.training.wsa import Phases
 
-_SAVING, _FINAL = STAGING
 
-
-class StageTrainer(trl.SFTTrainer):
+class StageTrainer(SavingTrainer):
     """TRL's SFTTrainer for rows that are already token ids.
 
     Args:
@@ -61,8 +46,6 @@ class StageTrainer(trl.SFTTrainer):
         InputError: the model cannot keep packed documents apart, or the disk is too small for what the run will save.
     """
 
-    args: Any  # the trainers' own annotations leave much open that is set once they are made
-    model: Any
     train_dataset: Any
     data_collator: Any
 
@@ -84,8 +67,7 @@ class StageTrainer(trl.SFTTrainer):
         peft_config: Any = None,
         callbacks: Sequence[TrainerCallback] = (),
     ) -> None:
-        self.record, self.items, self.probe, self._tokenizer = record, items, probe, tokenizer
-        self._run_folder: str | None = None
+        self.record, self.items, self.probe, self.tokenizer = record, items, probe, tokenizer
         self._resume, self._done, self._stays, existing = resume, 0, False, 0
         if resume is not None:
             self._done = TrainerState.load_from_json(str(resume / "trainer_state.json")).global_step
@@ -93,7 +75,7 @@ class StageTrainer(trl.SFTTrainer):
             existing = len(list(resume.parent.glob("checkpoint-*"))) if self._stays else 0
         # An adapter and its moments are small beside what is left on any disk.
         size = 0 if peft_config else sum(p.numel() for p in model.parameters() if p.requires_grad)
-        _require_space(args, self._done, existing, size)
+        require_space(args, self._done, existing, size)
         seed = args.seed if args.data_seed is None else args.data_seed
         batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
         self.order = Order(row_lengths(rows), batch, args.max_steps, seed, start, continues=continues)
@@ -159,11 +141,8 @@ class StageTrainer(trl.SFTTrainer):
             clear_output(folder, keep=self._stays)
         self.accelerator.wait_for_everyone()
         self.train(resume_from_checkpoint=None if self._resume is None else str(self._resume))
-        self._save_final(folder)
+        self.save_final(folder)
         return folder
-
-    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """Nothing: TRL would write its own card at every save; ours is written into each folder that is saved."""
 
     def _send_telemetry(self) -> None:
         """Nothing: whoever trains on people's behaviour tells no third party about it."""
@@ -193,102 +172,7 @@ class StageTrainer(trl.SFTTrainer):
     def _get_train_sampler(self, train_dataset: Any = None) -> Order:
         return self.order
 
-    def _get_output_dir(self, trial: Any) -> str:
-        return self._run_folder or super()._get_output_dir(trial)
-
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        """Write the checkpoint into a staging folder, complete it, and rename it into place."""
-        folder = Path(self.args.output_dir)
-        name = f"checkpoint-{self.state.global_step}"
-        self._run_folder = str(folder / _SAVING)
-        try:
-            super()._save_checkpoint(model, trial)
-            self.accelerator.wait_for_everyone()
-            if self.state.best_global_step:
-                self.state.best_model_checkpoint = str(folder / f"checkpoint-{self.state.best_global_step}")
-            if self.args.should_save:
-                staged = folder / _SAVING / name
-                self.state.save_to_json(str(staged / "trainer_state.json"))
-                self._describe(staged, self.state.global_step)
-                use_default_modes(staged)
-                shutil.rmtree(folder / name, ignore_errors=True)
-                staged.rename(folder / name)
-        finally:
-            self._run_folder = None
-            if self.args.should_save:
-                shutil.rmtree(folder / _SAVING, ignore_errors=True)
-        self.accelerator.wait_for_everyone()
-        if self.args.should_save:
-            rotate_checkpoints(str(folder), self.args.save_total_limit, self.state.best_model_checkpoint)
-
-    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        super()._save(output_dir, state_dict)
-        if self.args.should_save:  # a pickle that holds local paths and whatever else the arguments hold
-            (Path(output_dir or self.args.output_dir) / "training_args.bin").unlink(missing_ok=True)
-
-    def _describe(self, folder: Path, step: int) -> None:
-        """Write `cprec.json` and the card for the model in `folder`, which is that of `step`."""
-        schedule = {**self.record.schedule, "step": step}
-        record = dataclasses.replace(self.record, tokens=self.order.tokens(step), schedule=schedule)
-        name = self.args.hub_model_id or Path(self.args.output_dir).resolve().name
-        adapter = (folder / "adapter_config.json").exists()
-        values = dataclasses.asdict(record)
-        training = training_facts(values, self.state.log_history)
-        card = {"record": values, "model_name": name, "training": training, "adapter": adapter}
-        card["items"] = (folder / "items.parquet").exists()  # of the finished model; a checkpoint has none
-        (folder / "README.md").write_text(render_model_card(card), encoding="utf-8")
-        record.save(folder)
-
-    def _save_final(self, folder: Path) -> None:
-        """Stage the finished model, then move its files to the root, `cprec.json` last: where it is, all is there."""
-        if self.is_fsdp_enabled:
-            self.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
-        staging = folder / _FINAL
-        try:
-            self.save_model(str(staging), _internal_call=True)
-            if self.args.should_save:
-                pq.write_table(self.items, staging / "items.parquet")
-                if self.record.domain:
-                    encoder, template = Encoder(self._tokenizer), load_template(self.record.template_version)
-                    Catalogue(self.items, self.record.domain, encoder, template).save_trie(staging / TRIE_FILE)
-                best = self.state.best_global_step if self.args.load_best_model_at_end else None
-                self._describe(staging, best or self.state.global_step)
-                use_default_modes(staging)
-                with without_interrupts():
-                    (folder / "cprec.json").unlink(missing_ok=True)
-                    for path in sorted(staging.iterdir(), key=_place_in_final):
-                        if path.is_dir():
-                            shutil.rmtree(folder / path.name, ignore_errors=True)
-                        path.replace(folder / path.name)
-        finally:
-            if self.args.should_save:
-                shutil.rmtree(staging, ignore_errors=True)
-        self.accelerator.wait_for_everyone()
-
 
 def _unwrapped(model: Any) -> Any:
     """The transformers model inside a PEFT wrapper, or the model itself."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
-
-
-def _place_in_final(path: Path) -> int:
-    """The items first, which no plain language model has, and the record last: between them, nothing looks whole."""
-    return {"items.parquet": 0, "cprec.json": 2}.get(path.name, 1)
-
-
-def _require_space(args: Any, done: int, existing: int, parameters: int) -> None:
-    """Refuse a disk too small for what a run will add to it.
-
-    Args:
-        args: of the run.
-        done: steps that are done already.
-        existing: checkpoints of the run that are there already.
-        parameters: that are trained.
-    """
-    saves = 0
-    if args.save_strategy.value == "steps":
-        interval = args.save_steps if args.save_steps >= 1 else args.save_steps * args.max_steps
-        saves = math.ceil((args.max_steps - done) / interval)
-    kept = min(existing + saves, args.save_total_limit or existing + saves)
-    added = max(kept - existing, 0) + 1  # a new one is there before an old one goes, and so is the model
-    require_free_space(args.output_dir, added * parameters * BYTES_A_PARAMETER)

@@ -24,7 +24,7 @@ from cprec_hf.errors import InputError
 from cprec_hf.evaluation.models import is_plain
 from cprec_hf.ranking.recommender import Recommender
 from cprec_hf.recipes import find_recipe
-from cprec_hf.training import anneal, base, cpt, sft, trainer
+from cprec_hf.training import anneal, base, cpt, saving, sft
 from cprec_hf.training.checkpoints import newest_checkpoint
 from cprec_hf.training.trainer import StageTrainer
 from training.runs import BASE, BRANCH, half_written, interrupt_at, weights
@@ -227,9 +227,9 @@ def test_item_documents_that_no_one_reads_are_not_encoded(flags, corpus, tmp_pat
 def test_room_is_asked_for_what_a_run_will_add(monkeypatch, done, existing, limit, checkpoints):
     """Ten steps, saved every second: what is still to come, the model (or the one before its predecessor goes)."""
     asked = []
-    monkeypatch.setattr(trainer, "require_free_space", lambda path, n_bytes: asked.append(n_bytes))
+    monkeypatch.setattr(saving, "require_free_space", lambda path, n_bytes: asked.append(n_bytes))
     args = SFTConfig("out", max_steps=10, save_steps=2, save_total_limit=limit, use_cpu=True, bf16=False)
-    trainer._require_space(args, done, existing, 100)
+    saving.require_space(args, done, existing, 100)
     assert asked == [checkpoints * 100 * 12]
 
 
