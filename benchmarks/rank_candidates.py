@@ -341,10 +341,14 @@ WAYS: dict[str, Callable[[Any, Work], np.ndarray]] = {
 
 
 def agree(found: dict[str, np.ndarray], what: str, *, strict: bool = True) -> float:
-    """The largest difference between ways, in nats; `SystemExit` if it is too large and they must agree."""
+    """The largest difference between ways, in nats; `SystemExit` if they must agree and do not.
+
+    They agree to `TOLERANCE`, or to a millionth of a score below -100 nats, where float32 has no more digits to give.
+    """
     first, *others = found.values()
-    worst = max(float(np.abs(scores - first).max()) for scores in others)
-    if strict and not worst <= TOLERANCE:
+    differences = [np.abs(scores - first) for scores in others]
+    worst = max(float(of.max()) for of in differences)
+    if strict and not all((of <= np.maximum(TOLERANCE, 1e-6 * np.abs(first))).all() for of in differences):
         raise SystemExit(f"{what}: the ways differ by {worst:.1e} nats")
     return worst
 

@@ -7,7 +7,7 @@
     python benchmarks/rank_catalogue.py --toy                  # seconds; only checks
 
 Exact: every title's log-probability, `score_catalogue` against each title in a batch on copies of the cached prefix.
-They must agree to 1e-4 nats in float32.
+They must agree in float32: see `agree`.
 
 Top 10: `top_rows` against transformers' beam search of 50 beams (scores summed, not averaged, so that both rank by the
 same number) with a logits processor of the kind public projects use, which looks each beam up in a dictionary of
