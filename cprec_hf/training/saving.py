@@ -10,8 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import trl
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase, Trainer
 from transformers.trainer_utils import rotate_checkpoints
 
 from cprec_hf.corpus.encoder import Encoder
@@ -29,8 +28,8 @@ from cprec_hf.training.packing import Order
 _SAVING, _FINAL = STAGING
 
 
-class SavingTrainer(trl.SFTTrainer):
-    """The part of `StageTrainer` that writes to disk.
+class SavingTrainer(Trainer):
+    """The part of every stage's trainer that writes to disk, to be mixed in before one of TRL's.
 
     Attributes:
         record: what the model's `cprec.json` will say; its tokens are counted here.

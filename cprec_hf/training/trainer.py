@@ -10,20 +10,19 @@ from typing import Any
 import datasets
 import pyarrow as pa
 import torch
+import trl
 from accelerate.utils import broadcast_object_list
-from torch.optim.lr_scheduler import LambdaLR
-from transformers import PreTrainedTokenizerBase, PrinterCallback, TrainerCallback, TrainerState
+from transformers import PreTrainedTokenizerBase, PrinterCallback, TrainerCallback
 
 from cprec_hf.corpus.record import ModelRecord
-from cprec_hf.training.checkpoints import clear_output
 from cprec_hf.training.kernels import apply_kernels, has_plain_head, teach_summed_loss
-from cprec_hf.training.packing import BlockCollator, Order, refuse_leaks, row_lengths
+from cprec_hf.training.packing import BlockCollator, refuse_leaks, row_lengths
 from cprec_hf.training.progress import ProgressLog
-from cprec_hf.training.saving import SavingTrainer, require_space
+from cprec_hf.training.running import RunningTrainer, unwrapped
 from cprec_hf.training.wsa import Phases
 
 
-class StageTrainer(SavingTrainer):
+class StageTrainer(RunningTrainer, trl.SFTTrainer):
     """TRL's SFTTrainer for rows that are already token ids.
 
     Args:
@@ -46,9 +45,6 @@ class StageTrainer(SavingTrainer):
         InputError: the model cannot keep packed documents apart, or the disk is too small for what the run will save.
     """
 
-    train_dataset: Any
-    data_collator: Any
-
     def __init__(
         self,
         model: Any,
@@ -67,21 +63,16 @@ class StageTrainer(SavingTrainer):
         peft_config: Any = None,
         callbacks: Sequence[TrainerCallback] = (),
     ) -> None:
-        self.record, self.items, self.probe, self.tokenizer = record, items, probe, tokenizer
-        self._resume, self._done, self._stays, existing = resume, 0, False, 0
-        if resume is not None:
-            self._done = TrainerState.load_from_json(str(resume / "trainer_state.json")).global_step
-            self._stays = resume.parent.resolve() == Path(args.output_dir).resolve()
-            existing = len(list(resume.parent.glob("checkpoint-*"))) if self._stays else 0
         # An adapter and its moments are small beside what is left on any disk.
         size = 0 if peft_config else sum(p.numel() for p in model.parameters() if p.requires_grad)
-        require_space(args, self._done, existing, size)
-        seed = args.seed if args.data_seed is None else args.data_seed
-        batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
-        self.order = Order(row_lengths(rows), batch, args.max_steps, seed, start, continues=continues)
+        self.begin(
+            args, row_lengths(rows), size,
+            tokenizer=tokenizer, record=record, items=items, probe=probe, resume=resume, start=start,
+            continues=continues,
+        )  # fmt: skip
         blocks = args.packing and "flash" not in model.config._attn_implementation
         if blocks and not (args.fsdp or os.environ.get("ACCELERATE_USE_FSDP") == "true"):
-            refuse_leaks(_unwrapped(model))  # FSDP's ranks may not hold their weights yet
+            refuse_leaks(unwrapped(model))  # FSDP's ranks may not hold their weights yet
         args.dataset_kwargs = {"skip_prepare_dataset": True}
         super().__init__(
             model,
@@ -95,7 +86,7 @@ class StageTrainer(SavingTrainer):
         self.remove_callback(PrinterCallback)
         if blocks:
             self.data_collator = BlockCollator(tokenizer.pad_token_id)
-        inner = _unwrapped(self.model)
+        inner = unwrapped(self.model)
         found = [self.accelerator.is_main_process and has_plain_head(inner)]
         (self._own_loss,) = broadcast_object_list(found)  # under FSDP only the main process holds the weights yet
         self.kernels = apply_kernels(inner, args.device, self._own_loss)
@@ -116,63 +107,3 @@ class StageTrainer(SavingTrainer):
         if self.args.average_tokens_across_devices and model.training:
             loss = loss * self.accelerator.num_processes  # DDP averages gradients; the count is over all processes
         return loss
-
-    def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
-        """The evaluation, and with it the probe, so that early stopping sees both."""
-        output = super().evaluation_loop(*args, **kwargs)
-        if self.probe is not None:
-            found = {f"eval_{name}": value for name, value in self.probe(self.model).items()}
-            output = output._replace(metrics={**(output.metrics or {}), **found})
-        return output
-
-    def run(self) -> Path:
-        """Train to `max_steps` and leave the finished model in `output_dir`; returns it."""
-        folder = Path(self.args.output_dir)
-        parameters = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
-        if self.accelerator.is_main_process:
-            n, tokens = len(self.train_dataset), int(self.order.lengths.sum())
-            print(
-                f"{self.record.stage}  {tokens:,} tokens in {n:,} rows of at most {self.args.max_length}; "
-                f"{self.args.max_steps - self._done:,} steps of {self.order.batch} rows; {parameters:,} parameters to "
-                f"train\n"
-                f"{self.record.stage}  {self.kernels}",
-                flush=True,
-            )
-            clear_output(folder, keep=self._stays)
-        self.accelerator.wait_for_everyone()
-        self.train(resume_from_checkpoint=None if self._resume is None else str(self._resume))
-        self.save_final(folder)
-        return folder
-
-    def _send_telemetry(self) -> None:
-        """Nothing: whoever trains on people's behaviour tells no third party about it."""
-
-    def _init_training_state(self, max_steps: int, *args: Any) -> Any:
-        begin = super()._init_training_state(max_steps, *args)
-        self.state.compute_steps(self.args, max_steps)  # a loaded state brings the intervals of the run that saved it
-        return begin
-
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        """Load both, then set the rate of the next step by this run's phases: a trunk's file holds the trunk's."""
-        super()._load_optimizer_and_scheduler(checkpoint)
-        scheduler = self.lr_scheduler
-        if checkpoint is not None and isinstance(scheduler, LambdaLR):
-            at = scheduler.last_epoch
-            rates = [base * share(at) for base, share in zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True)]
-            for group, rate in zip(scheduler.optimizer.param_groups, rates, strict=True):
-                group["lr"] = rate
-            scheduler._last_lr = rates
-
-    def _issue_warnings_after_load(self, load_result: Any) -> None:
-        """Warn of what a checkpoint lacks, except weights tied to one that it has: those are never saved twice."""
-        missing, tied = load_result.missing_keys, getattr(_unwrapped(self.model), "all_tied_weights_keys", None) or {}
-        lacking = [key for key in missing if tied.get(key) is None or tied[key] in missing]
-        super()._issue_warnings_after_load(load_result._replace(missing_keys=lacking))
-
-    def _get_train_sampler(self, train_dataset: Any = None) -> Order:
-        return self.order
-
-
-def _unwrapped(model: Any) -> Any:
-    """The transformers model inside a PEFT wrapper, or the model itself."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
