@@ -20,6 +20,7 @@ from cprec_hf.training.kernels import apply_kernels, has_plain_head, teach_summe
 from cprec_hf.training.packing import BlockCollator, Order, refuse_leaks, row_lengths
 from cprec_hf.training.progress import ProgressLog
 from cprec_hf.training.saving import SavingTrainer, require_space
+from cprec_hf.training.state import refuse_other_data
 from cprec_hf.training.wsa import Phases
 
 
@@ -43,7 +44,8 @@ class StageTrainer(SavingTrainer):
         callbacks: further callbacks.
 
     Raises:
-        InputError: the model cannot keep packed documents apart, or the disk is too small for what the run will save.
+        InputError: the model cannot keep packed documents apart, the disk is too small for what the run will save, or
+            `resume` stopped in other data.
     """
 
     train_dataset: Any
@@ -73,6 +75,8 @@ class StageTrainer(SavingTrainer):
             self._done = TrainerState.load_from_json(str(resume / "trainer_state.json")).global_step
             self._stays = resume.parent.resolve() == Path(args.output_dir).resolve()
             existing = len(list(resume.parent.glob("checkpoint-*"))) if self._stays else 0
+            if self._done > start:  # of this stage: an anneal's trunk stopped where the anneal begins
+                refuse_other_data(resume, record, args)
         # An adapter and its moments are small beside what is left on any disk.
         size = 0 if peft_config else sum(p.numel() for p in model.parameters() if p.requires_grad)
         require_space(args, self._done, existing, size)
@@ -113,7 +117,7 @@ class StageTrainer(SavingTrainer):
         if num_items_in_batch is None:
             num_items_in_batch = (inputs["labels"][:, 1:] != -100).sum()
         loss = model(**inputs, summed_loss=True) / torch.as_tensor(num_items_in_batch).clamp(min=1)
-        if self.args.average_tokens_across_devices and model.training:
+        if model.training:
             loss = loss * self.accelerator.num_processes  # DDP averages gradients; the count is over all processes
         return loss
 
