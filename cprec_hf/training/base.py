@@ -22,6 +22,7 @@ from cprec_hf.training.arguments import BaseArguments, parse_stage
 from cprec_hf.training.checkpoints import resume_point
 from cprec_hf.training.data import item_rows
 from cprec_hf.training.stage import (
+    data_order,
     fix_run_length,
     item_table,
     make_record,
@@ -60,7 +61,8 @@ def main(argv: Sequence[str] | None = None) -> Path:
         fix_run_length(training, len(rows))
         phases = run_phases(training)
 
-        record = make_record("base", arguments, training, facts, phases, tokenizer=tokenizer, base="")
+        order = data_order(training, len(rows), None, 0.0)
+        record = make_record("base", arguments, training, facts, phases, tokenizer=tokenizer, base="", data=order)
         trainer = StageTrainer(
             model, training, rows,
             tokenizer=tokenizer, record=record, phases=phases, items=item_table(arguments), resume=resume,

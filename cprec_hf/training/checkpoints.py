@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import zipfile
+from fnmatch import fnmatch
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -26,7 +28,7 @@ def is_complete(checkpoint: Path) -> bool:
     """Whether a run can go on from it: a readable trainer state, whole weights, optimizer and schedule.
 
     Ours are renamed into place when whole; one that was copied or downloaded may be cut short, which the size in a
-    safetensors header gives away.
+    safetensors header gives away, or the directory that ends torch's archives.
     """
     try:
         json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
@@ -41,8 +43,9 @@ def is_complete(checkpoint: Path) -> bool:
         return False
     names = {path.name for path in checkpoint.iterdir()}
     weights = {"model.safetensors", "adapter_model.safetensors", "model.safetensors.index.json"}
-    optimizers = {"optimizer.pt", "optimizer.bin"}  # the second is FSDP's
-    return bool(names & weights and names & optimizers and "scheduler.pt" in names and expected <= names)
+    archives = {"optimizer.pt", "scheduler.pt", *(name for name in names if name.endswith(".pth"))}
+    whole = all(zipfile.is_zipfile(checkpoint / name) for name in archives)
+    return bool(names & weights and whole and expected <= names)
 
 
 def find_checkpoint(path: str | Path, key: str) -> Path:
@@ -70,7 +73,8 @@ def resume_point(resume_from_checkpoint: str | None, output_dir: str, *, overwri
     """The checkpoint to go on from, or None for a fresh run, which must have its output folder for itself.
 
     Args:
-        resume_from_checkpoint: a checkpoint, a run's folder, or `true` for output_dir.
+        resume_from_checkpoint: a checkpoint, a run's folder, or `true`: the newest of output_dir, and a fresh run if
+            none was complete yet, so that one command begins a run and goes on with it after whatever killed it.
         output_dir: where the run writes.
         overwrite: whether a fresh run may replace what stands there.
 
@@ -80,9 +84,11 @@ def resume_point(resume_from_checkpoint: str | None, output_dir: str, *, overwri
     require_writable(output_dir)
     checkpoint = None
     if resume_from_checkpoint and resume_from_checkpoint.lower() != "false":
-        named = output_dir if resume_from_checkpoint.lower() == "true" else resume_from_checkpoint
-        checkpoint = find_checkpoint(named, "resume_from_checkpoint")
-        if checkpoint.parent.resolve() == Path(output_dir).resolve():
+        if resume_from_checkpoint.lower() != "true":
+            checkpoint = find_checkpoint(resume_from_checkpoint, "resume_from_checkpoint")
+        elif (checkpoint := newest_checkpoint(output_dir)) is None:
+            overwrite = overwrite or _has_nothing_yet(Path(output_dir))
+        if checkpoint is not None and checkpoint.parent.resolve() == Path(output_dir).resolve():
             return checkpoint
     refuse_existing(output_dir, overwrite=overwrite)
     if Path(output_dir).is_dir() and any(Path(output_dir).iterdir()) and not _is_a_runs(Path(output_dir)):
@@ -95,11 +101,20 @@ def resume_point(resume_from_checkpoint: str | None, output_dir: str, *, overwri
 def clear_output(output_dir: str | Path, *, keep: bool) -> None:
     """Make a run's folder ready: empty, or, to resume (`keep`), without what a killed run left half-written."""
     folder = Path(output_dir)
-    if folder.exists() and not keep:
-        shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    for name in STAGING:
-        shutil.rmtree(folder / name, ignore_errors=True)
+    mark = folder / STAGING[0]  # killed meanwhile, it still looks like a run's, of which nothing is complete
+    mark.mkdir(exist_ok=True)
+    if not keep:
+        (folder / "cprec.json").unlink(missing_ok=True)
+    for path in folder.iterdir():
+        if path != mark and (not keep or fnmatch(path.name, ".*.tmp")):
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+    shutil.rmtree(mark)
+
+
+def _has_nothing_yet(folder: Path) -> bool:
+    """Whether a run was stopped here before it had saved anything: no model, no checkpoint, not even a damaged one."""
+    return _is_a_runs(folder) and not (folder / "cprec.json").exists() and not any(folder.glob("checkpoint-*"))
 
 
 def _is_a_runs(folder: Path) -> bool:

@@ -43,8 +43,11 @@ class ProgressLog(TrainerCallback):
                 temporary.write_text("".join(kept), encoding="utf-8")
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Log the last step too, so that a run shorter than `logging_steps` has a log."""
-        if state.global_step >= state.max_steps:
+        """Log the last step too, so that a run shorter than `logging_steps` has a log, and each step that is saved.
+
+        A logged loss is the mean since the line before, which a resumed run can know only from its checkpoint on.
+        """
+        if state.global_step >= state.max_steps or control.should_save:
             control.should_log = True
 
     def on_log(

@@ -19,6 +19,7 @@ _KERNELS = "Liger's kernels are used wherever there is a GPU"
 _FIXED: Mapping[str, tuple[Any, str]] = {
     "trust_remote_code": (False, "no code of a repo is run"),
     "label_smoothing_factor": (0.0, _LOSS),
+    "average_tokens_across_devices": (True, _LOSS + ", over all processes"),
     "loss_type": ("nll", _LOSS),
     "assistant_only_loss": (False, "no row is a conversation"),
     "train_sampling_strategy": ("random", _ORDER),

@@ -15,6 +15,7 @@ from cprec_hf.corpus.record import ModelRecord
 from cprec_hf.training.checkpoints import clear_output
 from cprec_hf.training.packing import Order
 from cprec_hf.training.saving import SavingTrainer, require_space
+from cprec_hf.training.state import refuse_other_data
 
 
 class RunningTrainer(SavingTrainer):
@@ -60,7 +61,7 @@ class RunningTrainer(SavingTrainer):
             continues: see `StageTrainer`.
 
         Raises:
-            InputError: the disk is too small for what the run will save.
+            InputError: the disk is too small for what the run will save, or `resume` stopped in other data.
         """
         self.record, self.items, self.probe, self.tokenizer = record, items, probe, tokenizer
         self._resume, self._done, self._stays, existing = resume, 0, False, 0
@@ -68,6 +69,8 @@ class RunningTrainer(SavingTrainer):
             self._done = TrainerState.load_from_json(str(resume / "trainer_state.json")).global_step
             self._stays = resume.parent.resolve() == Path(args.output_dir).resolve()
             existing = len(list(resume.parent.glob("checkpoint-*"))) if self._stays else 0
+            if self._done > start:  # of this stage: an anneal's trunk stopped where the anneal begins
+                refuse_other_data(resume, record, args)
         require_space(args, self._done, existing, parameters)
         seed = args.seed if args.data_seed is None else args.data_seed
         batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size

@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from transformers import PreTrainedTokenizerBase, Trainer
+from transformers import PreTrainedTokenizerBase
 from transformers.trainer_utils import rotate_checkpoints
 
 from cprec_hf.corpus.encoder import Encoder
@@ -24,11 +24,12 @@ from cprec_hf.ranking.catalogue import Catalogue
 from cprec_hf.ranking.trie_file import TRIE_FILE
 from cprec_hf.training.checkpoints import STAGING
 from cprec_hf.training.packing import Order
+from cprec_hf.training.state import ResumableTrainer
 
 _SAVING, _FINAL = STAGING
 
 
-class SavingTrainer(Trainer):
+class SavingTrainer(ResumableTrainer):
     """The part of every stage's trainer that writes to disk, to be mixed in before one of TRL's.
 
     Attributes:
@@ -38,8 +39,6 @@ class SavingTrainer(Trainer):
         tokenizer: saved beside the model.
     """
 
-    args: Any  # the trainers' own annotations leave much open that is set once they are made
-    model: Any
     record: ModelRecord
     items: pa.Table
     order: Order
@@ -78,6 +77,9 @@ class SavingTrainer(Trainer):
             rotate_checkpoints(str(folder), self.args.save_total_limit, self.state.best_model_checkpoint)
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        if state_dict:  # gathered from many processes, weights that are one come as two
+            tied = getattr(self.accelerator.unwrap_model(self.model), "all_tied_weights_keys", None) or {}
+            state_dict = {key: value for key, value in state_dict.items() if tied.get(key) not in state_dict}
         super()._save(output_dir, state_dict)
         if self.args.should_save:  # a pickle that holds local paths and whatever else the arguments hold
             (Path(output_dir or self.args.output_dir) / "training_args.bin").unlink(missing_ok=True)
@@ -97,8 +99,6 @@ class SavingTrainer(Trainer):
 
     def save_final(self, folder: Path) -> None:
         """Stage the finished model, then move its files to the root, `cprec.json` last: where it is, all is there."""
-        if self.is_fsdp_enabled:
-            self.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
         staging = folder / _FINAL
         try:
             self.save_model(str(staging), _internal_call=True)

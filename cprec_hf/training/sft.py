@@ -25,6 +25,7 @@ from cprec_hf.training.checkpoints import resume_point
 from cprec_hf.training.data import sft_rows
 from cprec_hf.training.probe import RankingProbe
 from cprec_hf.training.stage import (
+    data_order,
     fix_run_length,
     item_table,
     load_start,
@@ -78,6 +79,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
         record = make_record(
             "sft", arguments, training, facts, phases,
             tokenizer=tokenizer, base=base, base_revision=commit, domain=domain,
+            data=data_order(training, len(data["train"]), None, 0.0),
         )  # fmt: skip
         trainer = StageTrainer(
             model,

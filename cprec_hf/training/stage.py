@@ -45,7 +45,7 @@ def quiet_and_resumable(stage: str, argv: Sequence[str]) -> Iterator[None]:
         output_dir = _output_dir(argv)
         newest = newest_checkpoint(output_dir) if output_dir else None
         if newest is None:
-            message = f"no checkpoint was saved yet; begin again with\n  {command}"
+            message = f"no checkpoint was saved yet; begin again with\n  {command} --resume_from_checkpoint true"
         else:
             message = (
                 f"{newest} is complete; go on with\n  {command} --resume_from_checkpoint {shlex.quote(str(newest))}"

@@ -42,7 +42,8 @@ class StageTrainer(RunningTrainer, trl.SFTTrainer):
         callbacks: further callbacks.
 
     Raises:
-        InputError: the model cannot keep packed documents apart, or the disk is too small for what the run will save.
+        InputError: the model cannot keep packed documents apart, the disk is too small for what the run will save, or
+            `resume` stopped in other data.
     """
 
     def __init__(
@@ -104,6 +105,6 @@ class StageTrainer(RunningTrainer, trl.SFTTrainer):
         if num_items_in_batch is None:
             num_items_in_batch = (inputs["labels"][:, 1:] != -100).sum()
         loss = model(**inputs, summed_loss=True) / torch.as_tensor(num_items_in_batch).clamp(min=1)
-        if self.args.average_tokens_across_devices and model.training:
+        if model.training:
             loss = loss * self.accelerator.num_processes  # DDP averages gradients; the count is over all processes
         return loss
