@@ -13,6 +13,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from cprec_hf.command import run_as_command
 from cprec_hf.corpus.encoder import Encoder
@@ -52,8 +53,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
         facts = read_facts(arguments)
         if "max_length" not in given:
             training.max_length = facts["template"]["window_tokens"]
-        if training.lr_scheduler_type == "wsa":
-            training.lr_scheduler_kwargs = {"anneal_ratio": 0.0, **(training.lr_scheduler_kwargs or {})}
+        be_a_trunk(training)
 
         model, tokenizer = load_start(model_arguments)
         encoder = Encoder(tokenizer)
@@ -84,6 +84,13 @@ def main(argv: Sequence[str] | None = None) -> Path:
             peft_config=new_adapter(model_arguments),
         )
         return trainer.run()
+
+
+def be_a_trunk(training: Any) -> None:
+    """Under WSA, leave the anneal out unless the recipe gives its length."""
+    options = dict(training.lr_scheduler_kwargs or {})
+    if training.lr_scheduler_type == "wsa" and not {"anneal_ratio", "num_anneal_steps"} & options.keys():
+        training.lr_scheduler_kwargs = {**options, "anneal_ratio": 0.0}
 
 
 if __name__ == "__main__":
