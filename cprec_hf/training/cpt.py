@@ -20,6 +20,7 @@ from cprec_hf.corpus.encoder import Encoder
 from cprec_hf.training.arguments import CptArguments, parse_stage
 from cprec_hf.training.checkpoints import resume_point
 from cprec_hf.training.data import cpt_rows, mixture
+from cprec_hf.training.mixture import mixed_order, mixed_rows, mixture_of
 from cprec_hf.training.stage import (
     data_order,
     fix_run_length,
@@ -57,9 +58,13 @@ def main(argv: Sequence[str] | None = None) -> Path:
 
         model, tokenizer = load_start(model_arguments)
         encoder = Encoder(tokenizer)
-        data = {}
+        mix = mixture_of(arguments)
+        data, sizes = {}, dict[str, int]()
         for split in ["train"] if training.eval_strategy == "no" else ["train", "validation"]:
             read = (arguments.corpus, arguments.corpus_revision, encoder, arguments.kinds)
+            if split == "train" and mix is not None:
+                data[split], sizes = mixed_rows(mix, arguments, encoder, model, training)
+                continue
             rows = mixture(*read, arguments.item_share, training.seed) if split == "train" else cpt_rows(*read, split)
             where = f"{arguments.corpus} cpt/{split}"
             data[split] = prepare_rows(rows, model, training, split_long=True, where=where)
@@ -67,6 +72,8 @@ def main(argv: Sequence[str] | None = None) -> Path:
         phases = run_phases(training)
 
         order = data_order(training, len(data["train"]), arguments.kinds, arguments.item_share)
+        if mix is not None:
+            order = mixed_order(order, sizes, mix.by_phase(phases))
         base, commit = str(model_arguments.model_name_or_path), model_arguments.model_revision
         record = make_record(
             "cpt", arguments, training, facts, phases, tokenizer=tokenizer, base=base, base_revision=commit, data=order
@@ -81,6 +88,8 @@ def main(argv: Sequence[str] | None = None) -> Path:
             phases=phases,
             items=item_table(arguments),
             resume=resume,
+            draws=mix.draws(sizes, phases, training.max_steps) if mix is not None else None,
+            average=arguments.average_checkpoints,
             peft_config=new_adapter(model_arguments),
         )
         return trainer.run()

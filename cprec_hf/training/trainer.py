@@ -15,8 +15,10 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import PreTrainedTokenizerBase, PrinterCallback, TrainerCallback, TrainerState
 
 from cprec_hf.corpus.record import ModelRecord
+from cprec_hf.training.averaging import averaged_steps
 from cprec_hf.training.checkpoints import clear_output
 from cprec_hf.training.kernels import apply_kernels, has_plain_head, teach_summed_loss
+from cprec_hf.training.mixed_order import Draws, MixedOrder
 from cprec_hf.training.packing import BlockCollator, Order, refuse_leaks, row_lengths
 from cprec_hf.training.progress import ProgressLog
 from cprec_hf.training.saving import SavingTrainer, require_space
@@ -39,11 +41,14 @@ class StageTrainer(SavingTrainer):
         continues: whether `rows` were read from step 0 on, by the trunk; otherwise they begin at `start`.
         probe: measures the model at each evaluation; its metrics get the prefix `eval_`.
         resume: a checkpoint to go on from; its directory may be another run's (an anneal's trunk).
+        draws: how rows that lie kind by kind are mixed; without it they are read as one kind.
+        average: how many of the run's last checkpoints the finished model is the mean of; the last step's if None.
         peft_config: trains an adapter instead of the model.
         callbacks: further callbacks.
 
     Raises:
-        InputError: the model cannot keep packed documents apart, or the disk is too small for what the run will save.
+        InputError: the model cannot keep packed documents apart, the disk is too small for what the run will save, or
+            the run will not have as many checkpoints as `average` says.
     """
 
     train_dataset: Any
@@ -64,6 +69,8 @@ class StageTrainer(SavingTrainer):
         continues: bool = False,
         probe: Callable[[Any], dict[str, float]] | None = None,
         resume: Path | None = None,
+        draws: Draws | None = None,
+        average: int | None = None,
         peft_config: Any = None,
         callbacks: Sequence[TrainerCallback] = (),
     ) -> None:
@@ -76,9 +83,12 @@ class StageTrainer(SavingTrainer):
         # An adapter and its moments are small beside what is left on any disk.
         size = 0 if peft_config else sum(p.numel() for p in model.parameters() if p.requires_grad)
         require_space(args, self._done, existing, size)
+        begin = start if self._stays else self._done  # elsewhere, its checkpoints come after the one it goes on from
+        self.averaged = averaged_steps(args, average, begin=begin, done=self._done)
         seed = args.seed if args.data_seed is None else args.data_seed
         batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
-        self.order = Order(row_lengths(rows), batch, args.max_steps, seed, start, continues=continues)
+        run = (row_lengths(rows), batch, args.max_steps, seed, start)
+        self.order = MixedOrder(*run, continues=continues, draws=draws) if draws else Order(*run, continues=continues)
         blocks = args.packing and "flash" not in model.config._attn_implementation
         if blocks and not (args.fsdp or os.environ.get("ACCELERATE_USE_FSDP") == "true"):
             refuse_leaks(_unwrapped(model))  # FSDP's ranks may not hold their weights yet

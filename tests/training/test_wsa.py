@@ -93,7 +93,7 @@ def test_an_exponential_anneal_halves_every_half_life(run, half_life, floor):
 
 @given(runs().filter(lambda run: run[2]), st.sampled_from([0.01, 0.1, 0.5]))
 def test_the_half_life_that_ends_at_the_floor_is_the_one_without_a_half_life(run, floor):
-    warmup, stable, anneal = run
+    warmup, _, anneal = run
     options = {"num_anneal_steps": anneal, "anneal_shape": "exponential", "min_lr_ratio": floor}
     half_life = (anneal + 1) * math.log(2) / math.log(1 / floor)
     if half_life < 1:  # which would be read as a share
