@@ -17,6 +17,8 @@ _WORDS = {
     "learning_rate": "peak learning rate",
     "min_lr_ratio": "last learning rate, as a share of the peak",
     "step": "step of this model",
+    "averaged_steps": "its weights are the mean of those at steps",
+    "half_life_steps": "steps in which the anneal halves the learning rate",
     "tokens_per_step": "tokens a step",
     "last_loss": "last training loss, nats a token",
 }

@@ -23,6 +23,7 @@ from cprec_hf.ranking.loading import load_model
 from cprec_hf.training.arguments import AnnealArguments, parse_stage
 from cprec_hf.training.checkpoints import find_checkpoint, resume_point
 from cprec_hf.training.data import mixture
+from cprec_hf.training.mixture import before_anneal, follow_mixture, mixed_order, mixed_rows, mixture_of
 from cprec_hf.training.stage import (
     data_order,
     item_table,
@@ -59,10 +60,18 @@ def main(argv: Sequence[str] | None = None) -> Path:
         phases = run_phases(training)
 
         tokenizer, model = load_tokenizer(trunk), load_model(trunk, trainable=True)
-        read = (arguments.corpus, arguments.corpus_revision, Encoder(tokenizer), arguments.kinds)
-        rows = mixture(*read, arguments.item_share, training.seed)
-        rows = prepare_rows(rows, model, training, split_long=True, where=f"{arguments.corpus} cpt/train")
-        order = data_order(training, len(rows), arguments.kinds, arguments.item_share)
+        mix, draws = mixture_of(arguments, stage="anneal"), None
+        if arguments.continue_data:
+            mix = follow_mixture(mix, trunk_record.schedule.get("data") or {})
+        if mix is None:
+            read = (arguments.corpus, arguments.corpus_revision, Encoder(tokenizer), arguments.kinds)
+            rows = mixture(*read, arguments.item_share, training.seed)
+            rows = prepare_rows(rows, model, training, split_long=True, where=f"{arguments.corpus} cpt/train")
+            order = data_order(training, len(rows), arguments.kinds, arguments.item_share)
+        else:
+            rows, sizes = mixed_rows(mix, arguments, Encoder(tokenizer), model, training)
+            order = mixed_order(data_order(training, len(rows), None, 0.0), sizes, mix.by_phase(phases))
+            draws = mix.draws(sizes, phases, training.max_steps)
         if arguments.continue_data:
             check_order(trunk_record, order, facts["content_sha256"])
 
@@ -79,6 +88,8 @@ def main(argv: Sequence[str] | None = None) -> Path:
             start=trunk_step,
             continues=arguments.continue_data,
             resume=resume or trunk,
+            draws=draws,
+            average=arguments.average_checkpoints,
         )
         return trainer.run()
 
@@ -114,8 +125,8 @@ def check_order(trunk: ModelRecord, order: dict[str, Any], corpus_hash: str) -> 
     Raises:
         InputError: with what differs.
     """
-    data = {"corpus": trunk.corpus_hash, **(trunk.schedule.get("data") or {})}
-    ours = {"corpus": corpus_hash, **order}
+    data = {"corpus": trunk.corpus_hash, **before_anneal(trunk.schedule.get("data") or {})}
+    ours = {"corpus": corpus_hash, **before_anneal(order)}
     differ = [key for key in data if data[key] != ours.get(key)]  # an older release recorded fewer keys
     if differ or len(data) == 1:
         said = "; ".join(f"{key} was {data[key]!r} and is {ours.get(key)!r}" for key in differ) or "it recorded none"

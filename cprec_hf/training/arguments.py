@@ -8,6 +8,7 @@ Recipes hold only what differs from the defaults; the defaults that differ from 
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn, TypeVar
@@ -59,11 +60,29 @@ class CptArguments(StageArguments):
         "and no behaviour, so that the words of domains without behaviour are not forgotten.",
         0.0,
     )
+    mixture: dict | str | None = field(
+        default=None,
+        metadata={
+            "help": "Weights of the kinds of document, `items` among them, as shares of the tokens: "
+            "{domain: 1, all_domain: 2}; or those of each phase: {stable: {...}, anneal: {...}}. In place of kinds and "
+            "item_share."
+        },
+    )
+    average_checkpoints: int | None = _field(
+        "The finished model is the mean of the weights of the run's last so many checkpoints."
+    )
+
+    def __post_init__(self) -> None:
+        if isinstance(self.mixture, str):  # of a flag
+            try:
+                self.mixture = json.loads(self.mixture)
+            except ValueError as error:
+                raise InputError(f"`mixture` is {self.mixture!r}, not valid JSON: {error}") from None
 
 
 @dataclass(kw_only=True)
 class AnnealArguments(CptArguments):
-    """Keys of `anneal`; `corpus` and `kinds` are its own mixture."""
+    """Keys of `anneal`; `corpus`, `kinds` and `mixture` are its own."""
 
     init_from: str = field(metadata={"help": "A trunk: the output of `cpt` (its newest checkpoint) or a checkpoint-N."})
     anneal_steps: int = field(metadata={"help": "Steps of the anneal."})

@@ -13,12 +13,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from cprec_hf.command import run_as_command
 from cprec_hf.corpus.encoder import Encoder
 from cprec_hf.training.arguments import CptArguments, parse_stage
 from cprec_hf.training.checkpoints import resume_point
 from cprec_hf.training.data import cpt_rows, mixture
+from cprec_hf.training.mixture import mixed_order, mixed_rows, mixture_of
 from cprec_hf.training.stage import (
     data_order,
     fix_run_length,
@@ -52,14 +54,17 @@ def main(argv: Sequence[str] | None = None) -> Path:
         facts = read_facts(arguments)
         if "max_length" not in given:
             training.max_length = facts["template"]["window_tokens"]
-        if training.lr_scheduler_type == "wsa":
-            training.lr_scheduler_kwargs = {"anneal_ratio": 0.0, **(training.lr_scheduler_kwargs or {})}
+        be_a_trunk(training)
 
         model, tokenizer = load_start(model_arguments)
         encoder = Encoder(tokenizer)
-        data = {}
+        mix = mixture_of(arguments)
+        data, sizes = {}, dict[str, int]()
         for split in ["train"] if training.eval_strategy == "no" else ["train", "validation"]:
             read = (arguments.corpus, arguments.corpus_revision, encoder, arguments.kinds)
+            if split == "train" and mix is not None:
+                data[split], sizes = mixed_rows(mix, arguments, encoder, model, training)
+                continue
             rows = mixture(*read, arguments.item_share, training.seed) if split == "train" else cpt_rows(*read, split)
             where = f"{arguments.corpus} cpt/{split}"
             data[split] = prepare_rows(rows, model, training, split_long=True, where=where)
@@ -67,6 +72,8 @@ def main(argv: Sequence[str] | None = None) -> Path:
         phases = run_phases(training)
 
         order = data_order(training, len(data["train"]), arguments.kinds, arguments.item_share)
+        if mix is not None:
+            order = mixed_order(order, sizes, mix.by_phase(phases))
         base, commit = str(model_arguments.model_name_or_path), model_arguments.model_revision
         record = make_record(
             "cpt", arguments, training, facts, phases, tokenizer=tokenizer, base=base, base_revision=commit, data=order
@@ -81,9 +88,18 @@ def main(argv: Sequence[str] | None = None) -> Path:
             phases=phases,
             items=item_table(arguments),
             resume=resume,
+            draws=mix.draws(sizes, phases, training.max_steps) if mix is not None else None,
+            average=arguments.average_checkpoints,
             peft_config=new_adapter(model_arguments),
         )
         return trainer.run()
+
+
+def be_a_trunk(training: Any) -> None:
+    """Under WSA, leave the anneal out unless the recipe gives its length."""
+    options = dict(training.lr_scheduler_kwargs or {})
+    if training.lr_scheduler_type == "wsa" and not {"anneal_ratio", "num_anneal_steps"} & options.keys():
+        training.lr_scheduler_kwargs = {**options, "anneal_ratio": 0.0}
 
 
 if __name__ == "__main__":

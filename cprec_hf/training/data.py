@@ -32,6 +32,11 @@ def corpus_table(corpus: str, revision: str | None, config: str, split: str, col
     return splits[split].select_columns(columns).with_format("arrow")[:]
 
 
+def document_kinds(corpus: str, revision: str | None) -> list[str]:
+    """The kinds of the behaviour documents to train on, sorted."""
+    return sorted(pc.unique(corpus_table(corpus, revision, "cpt", "train", ["kind"])["kind"]).to_pylist())
+
+
 def item_rows(corpus: str, revision: str | None, encoder: Encoder) -> datasets.Dataset:
     """The item documents of all domains: what the items are, without any behaviour."""
     return _document_rows(corpus_table(corpus, revision, "items", "train", ["text"]), encoder)

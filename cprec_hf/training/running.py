@@ -12,7 +12,9 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import PreTrainedTokenizerBase, TrainerState
 
 from cprec_hf.corpus.record import ModelRecord
+from cprec_hf.training.averaging import averaged_steps
 from cprec_hf.training.checkpoints import clear_output
+from cprec_hf.training.mixed_order import Draws, MixedOrder
 from cprec_hf.training.packing import Order
 from cprec_hf.training.saving import SavingTrainer, require_space
 from cprec_hf.training.state import refuse_other_data
@@ -45,6 +47,8 @@ class RunningTrainer(SavingTrainer):
         resume: Path | None,
         start: int = 0,
         continues: bool = False,
+        draws: Draws | None = None,
+        average: int | None = None,
     ) -> None:
         """Set what the run needs before TRL's trainer is made: arguments as `StageTrainer` takes them.
 
@@ -59,9 +63,12 @@ class RunningTrainer(SavingTrainer):
             resume: see `StageTrainer`.
             start: see `StageTrainer`.
             continues: see `StageTrainer`.
+            draws: see `StageTrainer`.
+            average: see `StageTrainer`.
 
         Raises:
-            InputError: the disk is too small for what the run will save, or `resume` stopped in other data.
+            InputError: the disk is too small for what the run will save, `resume` stopped in other data, or the run
+                will not have as many checkpoints as `average` says.
         """
         self.record, self.items, self.probe, self.tokenizer = record, items, probe, tokenizer
         self._resume, self._done, self._stays, existing = resume, 0, False, 0
@@ -72,9 +79,12 @@ class RunningTrainer(SavingTrainer):
             if self._done > start:  # of this stage: an anneal's trunk stopped where the anneal begins
                 refuse_other_data(resume, record, args)
         require_space(args, self._done, existing, parameters)
+        begin = start if self._stays else self._done  # elsewhere, its checkpoints come after the one it goes on from
+        self.averaged = averaged_steps(args, average, begin=begin, done=self._done)
         seed = args.seed if args.data_seed is None else args.data_seed
         batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
-        self.order = Order(lengths, batch, args.max_steps, seed, start, continues=continues)
+        run = (lengths, batch, args.max_steps, seed, start)
+        self.order = MixedOrder(*run, continues=continues, draws=draws) if draws else Order(*run, continues=continues)
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
         """The evaluation, and with it the probe, so that early stopping sees both."""

@@ -22,6 +22,7 @@ from cprec_hf.hub.model_card import training_facts
 from cprec_hf.hub.needs import BYTES_A_PARAMETER
 from cprec_hf.ranking.catalogue import Catalogue
 from cprec_hf.ranking.trie_file import TRIE_FILE
+from cprec_hf.training.averaging import average_weights
 from cprec_hf.training.checkpoints import STAGING
 from cprec_hf.training.packing import Order
 from cprec_hf.training.state import ResumableTrainer
@@ -37,12 +38,14 @@ class SavingTrainer(ResumableTrainer):
         items: the item table saved beside the final model.
         order: which row comes when.
         tokenizer: saved beside the model.
+        averaged: steps whose checkpoints the finished model is the mean of; none for the last step's model.
     """
 
     record: ModelRecord
     items: pa.Table
     order: Order
     tokenizer: PreTrainedTokenizerBase
+    averaged: list[int]
     _run_folder: str | None = None
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
@@ -103,6 +106,10 @@ class SavingTrainer(ResumableTrainer):
         try:
             self.save_model(str(staging), _internal_call=True)
             if self.args.should_save:
+                if self.averaged:
+                    average_weights(folder, self.averaged, staging)
+                    schedule = {**self.record.schedule, "averaged_steps": self.averaged}
+                    self.record = dataclasses.replace(self.record, schedule=schedule)
                 pq.write_table(self.items, staging / "items.parquet")
                 if self.record.domain:
                     encoder, template = Encoder(self.tokenizer), load_template(self.record.template_version)

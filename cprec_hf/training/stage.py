@@ -245,6 +245,7 @@ def make_record(
     if phases is not None:
         schedule |= {"warmup_steps": phases.warmup, "stable_steps": phases.stable, "anneal_steps": phases.anneal}
         schedule |= {"anneal_shape": phases.shape, "min_lr_ratio": phases.min_lr_ratio}
+        schedule |= {"half_life_steps": phases.half_life} if phases.half_life is not None else {}
     return ModelRecord.for_corpus(
         facts,
         counts_alike=counts_alike(tokenizer, arguments.corpus, arguments.corpus_revision),

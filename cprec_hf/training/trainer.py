@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerBase, PrinterCallback, TrainerCallba
 
 from cprec_hf.corpus.record import ModelRecord
 from cprec_hf.training.kernels import apply_kernels, has_plain_head, teach_summed_loss
+from cprec_hf.training.mixed_order import Draws
 from cprec_hf.training.packing import BlockCollator, refuse_leaks, row_lengths
 from cprec_hf.training.progress import ProgressLog
 from cprec_hf.training.running import RunningTrainer, unwrapped
@@ -38,12 +39,14 @@ class StageTrainer(RunningTrainer, trl.SFTTrainer):
         continues: whether `rows` were read from step 0 on, by the trunk; otherwise they begin at `start`.
         probe: measures the model at each evaluation; its metrics get the prefix `eval_`.
         resume: a checkpoint to go on from; its directory may be another run's (an anneal's trunk).
+        draws: how rows that lie kind by kind are mixed; without it they are read as one kind.
+        average: how many of the run's last checkpoints the finished model is the mean of; the last step's if None.
         peft_config: trains an adapter instead of the model.
         callbacks: further callbacks.
 
     Raises:
         InputError: the model cannot keep packed documents apart, the disk is too small for what the run will save, or
-            `resume` stopped in other data.
+            `resume` stopped in other data, or the run will not have as many checkpoints as `average` says.
     """
 
     def __init__(
@@ -61,6 +64,8 @@ class StageTrainer(RunningTrainer, trl.SFTTrainer):
         continues: bool = False,
         probe: Callable[[Any], dict[str, float]] | None = None,
         resume: Path | None = None,
+        draws: Draws | None = None,
+        average: int | None = None,
         peft_config: Any = None,
         callbacks: Sequence[TrainerCallback] = (),
     ) -> None:
@@ -69,7 +74,7 @@ class StageTrainer(RunningTrainer, trl.SFTTrainer):
         self.begin(
             args, row_lengths(rows), size,
             tokenizer=tokenizer, record=record, items=items, probe=probe, resume=resume, start=start,
-            continues=continues,
+            continues=continues, draws=draws, average=average,
         )  # fmt: skip
         blocks = args.packing and "flash" not in model.config._attn_implementation
         if blocks and not (args.fsdp or os.environ.get("ACCELERATE_USE_FSDP") == "true"):

@@ -38,20 +38,27 @@ def optimizer():
     return torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=PEAK)
 
 
-def closed_form(step, warmup, stable, anneal, shape, floor):
+def closed_form(step, warmup, stable, anneal, shape, floor, half_life=None):
     """Written once more, from the definition: straight line up, flat, a fall that ends one step after the run."""
     if step < warmup:
         return (step + 1) / (warmup + 1)
     p = (step - (warmup + stable) + 1) / (anneal + 1)
     if p <= 0 or anneal == 0:
         return 1.0
+    if half_life is not None:
+        return max(floor, math.exp(-math.log(2) * p * (anneal + 1) / half_life))
     if shape == "exponential":
         return math.exp(p * math.log(floor))
+    if shape == "inverse-proportional":  # the reciprocal of the rate climbs a straight line
+        return 1 / (1 + p * (1 / floor - 1))
     top = {"linear": 1 - p, "cosine": (1 + math.cos(math.pi * p)) / 2, "1-sqrt": 1 - p**0.5}[shape]
     return floor + (1 - floor) * top
 
 
-@given(runs(), st.sampled_from(["linear", "cosine", "1-sqrt", "exponential"]), st.sampled_from([0.01, 0.1, 0.5, 1.0]))
+SHAPES = ["linear", "cosine", "1-sqrt", "exponential", "inverse-proportional"]
+
+
+@given(runs(), st.sampled_from(SHAPES), st.sampled_from([0.01, 0.1, 0.5, 1.0]))
 def test_the_schedule_is_its_closed_form(run, shape, floor):
     warmup, stable, anneal = run
     total = warmup + stable + anneal
@@ -63,6 +70,38 @@ def test_the_schedule_is_its_closed_form(run, shape, floor):
     assert got[0] > 0
     assert max(got) == pytest.approx(PEAK)
     assert min(got[warmup:]) >= floor * PEAK * (1 - 1e-9)
+
+
+@given(runs(), st.one_of(st.integers(1, 40), st.sampled_from([0.1, 0.25, 0.9])), st.sampled_from([0.0, 0.1, 0.6]))
+def test_an_exponential_anneal_halves_every_half_life(run, half_life, floor):
+    warmup, stable, anneal = run
+    total = warmup + stable + anneal
+    schedule = get_wsa_schedule(
+        optimizer(), warmup, total, num_anneal_steps=anneal, anneal_shape="exponential", half_life_steps=half_life,
+        min_lr_ratio=floor,
+    )  # fmt: skip
+    steps = half_life if half_life >= 1 else half_life * anneal
+    got = rates(schedule, total)
+    assert got == pytest.approx(
+        [PEAK * closed_form(s, warmup, stable, anneal, "exponential", floor, steps) for s in range(total)]
+    )
+    falling = got[warmup + stable :]
+    if isinstance(half_life, int):
+        for early, late in zip(falling, falling[half_life:], strict=False):
+            assert late == pytest.approx(max(early / 2, floor * PEAK))
+
+
+@given(runs().filter(lambda run: run[2]), st.sampled_from([0.01, 0.1, 0.5]))
+def test_the_half_life_that_ends_at_the_floor_is_the_one_without_a_half_life(run, floor):
+    warmup, _, anneal = run
+    options = {"num_anneal_steps": anneal, "anneal_shape": "exponential", "min_lr_ratio": floor}
+    half_life = (anneal + 1) * math.log(2) / math.log(1 / floor)
+    if half_life < 1:  # which would be read as a share
+        half_life /= anneal
+    whole = wsa_phases(warmup, sum(run), **options)
+    halving = wsa_phases(warmup, sum(run), **options, half_life_steps=half_life)
+    for step in range(sum(run) + 3):  # past the end, too, where both stay at the floor
+        assert halving.factor(step) == pytest.approx(whole.factor(step))
 
 
 @given(runs(), st.sampled_from(["linear", "cosine", "1-sqrt"]), st.sampled_from([0.0, 0.1]))
@@ -80,6 +119,22 @@ def test_it_is_transformers_curve_without_the_steps_that_learn_nothing(run, shap
     assert ours[warmup:] == pytest.approx(theirs[warmup:], abs=1e-12)
     if floor == 0:  # theirs also warms up from the floor
         assert ours == pytest.approx(theirs, abs=1e-12)
+
+
+@given(st.integers(2, 300), st.floats(0.01, 0.4), st.floats(0.01, 0.4), st.sampled_from(["linear", "cosine", "1-sqrt"]))
+def test_by_ratio_and_by_name_it_is_transformers_curve(total, warmup, anneal, shape):
+    up, down = math.ceil(total * warmup), math.ceil(total * anneal)
+    if up + down >= total:  # theirs needs a step more of the stable phase than a run without one has
+        return
+    ours = transformers.get_scheduler(
+        "wsa", optimizer(), num_warmup_steps=warmup, num_training_steps=total,
+        scheduler_specific_kwargs={"anneal_ratio": anneal, "anneal_shape": shape},
+    )  # fmt: skip
+    theirs = transformers.get_scheduler(
+        "warmup_stable_decay", optimizer(), num_warmup_steps=up + 1, num_training_steps=total + 1,
+        scheduler_specific_kwargs={"num_decay_steps": down + 1, "decay_type": shape},
+    )  # fmt: skip
+    assert rates(ours, total) == pytest.approx(rates(theirs, total + 1)[1:], abs=1e-12)
 
 
 @given(st.integers(1, 500), st.floats(0, 0.5), st.floats(0, 0.5))
@@ -107,9 +162,13 @@ def test_phases_by_ratio_fill_the_run(total, warmup, anneal):
         (
             (0, 10),
             {"anneal_shape": "sqrt"},
-            "anneal_shape is 'sqrt'; choose one of linear, cosine, 1-sqrt, exponential",
+            "anneal_shape is 'sqrt'; choose one of linear, cosine, 1-sqrt, exponential, inverse-proportional",
         ),
-        ((0, 10), {"anneal_shape": "exponential"}, "never reaches a floor of 0"),
+        ((0, 10), {"anneal_shape": "exponential"}, "set min_lr_ratio or half_life_steps"),
+        ((0, 10), {"anneal_shape": "inverse-proportional"}, "never reaches a floor of 0; set min_lr_ratio, for"),
+        ((0, 10), {"half_life_steps": 3}, "half_life_steps is 3, and an anneal of shape 1-sqrt has no half-life"),
+        ((0, 10), {"anneal_shape": "exponential", "half_life_steps": 0}, "half_life_steps is 0; it is a number of"),
+        ((0, 10), {"num_anneal_steps": 5, "anneal_ratio": 0.2}, "num_anneal_steps is 5 and anneal_ratio is 0.2"),
     ],
 )
 def test_impossible_phases_say_the_numbers(arguments, options, said):
