@@ -340,15 +340,11 @@ WAYS: dict[str, Callable[[Any, Work], np.ndarray]] = {
 }
 
 
-def agree(found: dict[str, np.ndarray], what: str, *, strict: bool = True) -> float:
-    """The largest difference between ways, in nats; `SystemExit` if they must agree and do not.
-
-    They agree to `TOLERANCE`, or to a millionth of a score below -100 nats, where float32 has no more digits to give.
-    """
+def agree(found: dict[str, np.ndarray], what: str, *, strict: bool = True, tolerance: float = TOLERANCE) -> float:
+    """The largest difference between ways, in nats; `SystemExit` if it is too large and they must agree."""
     first, *others = found.values()
-    differences = [np.abs(scores - first) for scores in others]
-    worst = max(float(of.max()) for of in differences)
-    if strict and not all((of <= np.maximum(TOLERANCE, 1e-6 * np.abs(first))).all() for of in differences):
+    worst = max(float(np.abs(scores - first).max()) for scores in others)
+    if strict and not worst <= tolerance:
         raise SystemExit(f"{what}: the ways differ by {worst:.1e} nats")
     return worst
 

@@ -7,7 +7,7 @@
     python benchmarks/rank_catalogue.py --toy                  # seconds; only checks
 
 Exact: every title's log-probability, `score_catalogue` against each title in a batch on copies of the cached prefix.
-They must agree in float32: see `agree`.
+They must agree to 2e-5 nats a token in float32.
 
 Top 10: `top_rows` against transformers' beam search of 50 beams (scores summed, not averaged, so that both rank by the
 same number) with a logits processor of the kind public projects use, which looks each beam up in a dictionary of
@@ -213,7 +213,8 @@ def exact(model: Any, prefixes: Ragged, codes: Ragged, trie: Trie, args: argpars
 
     ways = {"cached prefix, copied": copied, "cprec_hf": lambda: score_catalogue(model, prefixes, trie)}
     best, scores = take_turns(ways, args)
-    difference = agree(scores, "exact", strict=model.dtype == torch.float32)
+    most = 2e-5 * float(codes.lengths.max())  # of 12,000 sums the worst, from the large logits of a trained model
+    difference = agree(scores, "exact", strict=model.dtype == torch.float32, tolerance=most)
     tokens = {
         "cached prefix, copied": int(prefixes.lengths.sum()) + len(prefixes) * int((codes.lengths - 1).sum()),
         "cprec_hf": int(prefixes.lengths.sum()) + len(prefixes) * int(np.count_nonzero(trie.n_children) - 1),
