@@ -42,7 +42,7 @@ def start():
 
 @pytest.fixture(scope="module", params=["without dropout", "with dropout"])
 def whole(request, start, flags_in, base_model, byte_level_tokenizer, tmp_path_factory):
-    """The undisturbed run: its folder, its command line for another name, what it read, and its file events by place."""
+    """The undisturbed run: its folder, the command line for another name, what it read, its file events by place."""
     folder = tmp_path_factory.mktemp("kills")
     model = AutoModelForCausalLM.from_pretrained(base_model)
     model.config.attention_dropout = 0.2 if request.param == "with dropout" else 0.0
@@ -67,7 +67,7 @@ def read(seen):
 
 
 def test_killed_and_started_again(whole, start):
-    out, command, expected, places = whole
+    out, _, expected, places = whole
     assert len(expected) == RUN["max_steps"] * 2
     assert places["save"] > 20 and places["final"] > 20 and places["elsewhere"] > 10
     rng, kills, rounds = random.Random(0), 0, 0
