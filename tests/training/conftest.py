@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -88,14 +89,20 @@ def base_model(tmp_path_factory: pytest.TempPathFactory, tiny_model: Any, byte_l
 
 
 @pytest.fixture
-def flags(corpus: Path, base_model: Path, tmp_path: Path) -> Callable[..., list[str]]:
+def flags(flags_in: Callable[..., Any], tmp_path: Path) -> Callable[..., list[str]]:
     """`flags("name", max_steps=4)`: the command line of a small fast run that writes to `tmp_path / name`."""
+    return functools.partial(flags_in, tmp_path)
 
-    def make(name: str, **values: Any) -> list[str]:
+
+@pytest.fixture(scope="session")
+def flags_in(corpus: Path, base_model: Path) -> Callable[..., list[str]]:
+    """`flags_in(folder, "name", max_steps=4)`, for runs that several tests share."""
+
+    def make(folder: Path, name: str, **values: Any) -> list[str]:
         values = {
             "corpus": corpus,
             "model_name_or_path": base_model,
-            "output_dir": tmp_path / name,
+            "output_dir": folder / name,
             "max_steps": 4,
             "per_device_train_batch_size": 2,
             "learning_rate": 0.01,

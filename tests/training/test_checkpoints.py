@@ -1,7 +1,10 @@
 import json
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import save_file
 
 from cprec_hf.errors import InputError
@@ -13,8 +16,8 @@ def checkpoint(folder, step):
     path.mkdir(parents=True)
     save_file({"weight": np.ones(100, dtype=np.float32)}, path / "model.safetensors")
     (path / "trainer_state.json").write_text(json.dumps({"global_step": step}))
-    for name in ("optimizer.pt", "scheduler.pt"):
-        (path / name).write_bytes(b"x")
+    for name in ("optimizer.pt", "scheduler.pt", "rng_state_0.pth"):
+        torch.save({"step": step}, path / name)
     return path
 
 
@@ -31,6 +34,9 @@ def cut(path):
         lambda path: (path / "model.safetensors").unlink(),
         lambda path: (path / "optimizer.pt").unlink(),
         lambda path: (path / "scheduler.pt").unlink(),
+        lambda path: cut(path / "optimizer.pt"),
+        lambda path: cut(path / "scheduler.pt"),
+        lambda path: cut(path / "rng_state_0.pth"),
     ],
 )
 def test_the_newest_complete_one_is_found(tmp_path, damage):
@@ -59,7 +65,28 @@ def test_a_directory_without_a_checkpoint(tmp_path):
     with pytest.raises(InputError, match=r"`resume_from_checkpoint`: no complete checkpoint in .*empty"):
         resume_point(str(tmp_path / "empty"), str(tmp_path / "out"), overwrite=False)
     with pytest.raises(InputError, match="no such folder"):
-        resume_point("true", str(tmp_path / "nothing"), overwrite=False)
+        resume_point(str(tmp_path / "nothing"), str(tmp_path / "out"), overwrite=False)
+
+
+def test_true_begins_a_run_that_has_saved_nothing_yet(tmp_path):
+    """As a scheduler does that starts the same command again, whenever it was killed."""
+    out = tmp_path / "run"
+    assert resume_point("true", str(out), overwrite=False) is None
+    out.mkdir()
+    assert resume_point("true", str(out), overwrite=False) is None
+    (out / "log.jsonl").touch()
+    (out / ".saving.tmp" / "checkpoint-2").mkdir(parents=True)
+    assert resume_point("true", str(out), overwrite=False) is None
+    saved = checkpoint(out, 2)
+    assert resume_point("true", str(out), overwrite=False) == saved
+    cut(saved / "optimizer.pt")  # nothing is thrown away that someone may want to mend
+    with pytest.raises(InputError, match="exists already"):
+        resume_point("true", str(out), overwrite=False)
+    assert resume_point("true", str(out), overwrite=True) is None
+    shutil.rmtree(saved)
+    (out / "cprec.json").touch()
+    with pytest.raises(InputError, match="exists already"):
+        resume_point("true", str(out), overwrite=False)
 
 
 def test_where_a_run_may_write(tmp_path):
@@ -83,7 +110,31 @@ def test_clearing(tmp_path):
     run = tmp_path / "run"
     kept = checkpoint(run, 3)
     (run / ".saving.tmp" / "checkpoint-4").mkdir(parents=True)
+    (run / ".log.jsonl.0123.tmp").touch()
     clear_output(run, keep=True)
     assert [p.name for p in run.iterdir()] == [kept.name]
+    clear_output(run, keep=False)
+    assert list(run.iterdir()) == []
+
+
+def test_killed_while_clearing(tmp_path, monkeypatch):
+    """Whatever is left, it is still known as a run's, and the same command takes it."""
+    run = tmp_path / "run"
+    checkpoint(run, 3)
+    for name in ("cprec.json", "log.jsonl", "model.safetensors"):
+        (run / name).touch()
+    unlink, left = Path.unlink, [2]
+
+    def killed(self, missing_ok=False):
+        left[0] -= 1
+        if left[0] < 0:
+            raise OSError("killed")
+        unlink(self, missing_ok=missing_ok)
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="killed"):
+        patch.setattr(Path, "unlink", killed)
+        clear_output(run, keep=False)
+    assert {path.name for path in run.iterdir()} > {".saving.tmp"}
+    assert resume_point(None, str(run), overwrite=True) is None
     clear_output(run, keep=False)
     assert list(run.iterdir()) == []

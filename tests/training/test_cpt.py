@@ -203,7 +203,7 @@ def test_real_models_go_through(flags, shared, corpus, name):
             "3 warmup + 2 anneal steps = 5 do not fit",
         ),
         ({"lr_scheduler_kwargs": {"aneal_ratio": 0.2}}, "unknown key `aneal_ratio`; did you mean `anneal_ratio`?"),
-        ({"resume_from_checkpoint": "true"}, "no such folder"),
+        ({"resume_from_checkpoint": "/nowhere/at/all"}, "no such folder"),
         ({"max_length": 1024}, "reads 512 tokens at most, and `max_length` is 1024"),
         ({"model_name_or_path": None}, "missing key `model_name_or_path`"),
         ({"model_name_or_path": "/nowhere/at/all"}, "`model_name_or_path`: no such folder: '/nowhere/at/all'"),

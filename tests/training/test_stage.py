@@ -6,8 +6,6 @@ import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -78,9 +76,8 @@ def test_ctrl_c(runs, stage, moment, monkeypatch, capsys, tmp_path):
     assert "interrupted" in said
     assert (f"--resume_from_checkpoint {newest}" in said) == (newest is not None)
 
-    if newest is not None:
-        assert (module.main([*argv, "--resume_from_checkpoint", "true"]) / "cprec.json").exists()
-        assert half_written(out) == []
+    assert (module.main([*argv, "--resume_from_checkpoint", "true"]) / "cprec.json").exists()
+    assert half_written(out) == []
 
 
 def test_what_the_user_must_mend_is_one_line(flags, capsys):
@@ -160,26 +157,6 @@ def test_accelerate_reads_the_recipes(name, kind):
             2,
             "FULL_STATE_DICT",
         )
-
-
-def test_two_processes_train_the_model_of_one(flags):
-    """DDP over gloo: two processes of one row each against one process of two rows."""
-    one = cpt.main(flags("one", max_steps=3, save_steps=2))
-    argv = flags("two", max_steps=3, save_steps=2, per_device_train_batch_size=1)
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29541"]
-    done = subprocess.run(
-        [*launch, "-m", "cprec_hf.training.cpt", *argv],
-        capture_output=True, text=True, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    two = one.parent / "two"
-    assert half_written(two) == []
-    assert {p.name for p in two.iterdir()} == {p.name for p in one.iterdir()}
-    expected, got = load_file(one / "model.safetensors"), load_file(two / "model.safetensors")
-    for name, values in expected.items():
-        assert abs(values - got[name]).max() < 2e-4, name
-    assert ModelRecord.load(two).tokens == ModelRecord.load(one).tokens
-    assert weights(two) == weights(two / "checkpoint-3")
 
 
 def test_a_run_never_empties_the_folder_it_reads_from(flags, corpus, base_model, tmp_path):
