@@ -152,7 +152,7 @@ def order_and_draws(
 ) -> tuple[dict[str, Any], Draws | None]:
     """What is recorded of the order of a run's rows (`data_order`), and how a mixture's rows are drawn in it.
 
-    Of a mixture, rows by kind and weights by phase are recorded in place of kinds and item share.
+    Of a mixture, rows by kind and the named phases' weights are recorded in place of kinds and item share.
 
     Raises:
         InputError: the mixture names a phase that the run does not have.
@@ -161,9 +161,8 @@ def order_and_draws(
     if mixture is None:
         return order, None
     rest = {key: value for key, value in order.items() if key not in ("kinds", "item_share")}
-    weights = {phase: dict(by_kind) for phase, by_kind in mixture.by_phase(phases).items()}
-    draws = mixture.draws(sizes, phases, training.max_steps)
-    return rest | {"rows": dict(sizes), "mixture": weights}, draws
+    weights = {phase: dict(by_kind) for phase, by_kind in mixture.weights.items()}
+    return rest | {"rows": dict(sizes), "mixture": weights}, mixture.draws(sizes, phases, training.max_steps)
 
 
 def follow_mixture(mixture: Mixture | None, trunk_data: Mapping[str, Any]) -> Mixture | None:
