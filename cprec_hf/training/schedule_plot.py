@@ -29,26 +29,13 @@ from cprec_hf.errors import InputError
 from cprec_hf.files import atomic_file, require_writable
 from cprec_hf.hub.curves import STYLE, Curve, plot_learning_rate, png
 from cprec_hf.training.anneal import follow_trunk
-from cprec_hf.training.arguments import (
-    AnnealArguments,
-    BaseArguments,
-    CptArguments,
-    SftArguments,
-    StageArguments,
-    parse_stage,
-)
+from cprec_hf.training.arguments import STAGES, AnnealArguments, CptArguments, parse_stage
 from cprec_hf.training.checkpoints import find_checkpoint
 from cprec_hf.training.cpt import be_a_trunk
 from cprec_hf.training.mixture import PHASES, read_mixture
 from cprec_hf.training.stage import run_phases
 from cprec_hf.training.wsa import Phases
 
-STAGES: Mapping[str, type[StageArguments]] = {
-    "base": BaseArguments,
-    "cpt": CptArguments,
-    "anneal": AnnealArguments,
-    "sft": SftArguments,
-}
 _FLAG = "--plot-schedule"
 _KINDS = ("#4c78a8", "#f58518", "#54a24b", "#b279a2", "#9d755d", "#bab0ac")
 

@@ -12,6 +12,7 @@ from cprec_hf import cli
 from cprec_hf.errors import InputError
 from cprec_hf.recipes import shipped
 from cprec_hf.training import anneal, cpt, schedule_plot
+from cprec_hf.training.arguments import STAGES
 from training.runs import BRANCH, log_lines
 
 RUN = {"max_steps": 8, "warmup_steps": 2}
@@ -138,4 +139,4 @@ def test_what_cannot_be_drawn(flags, tmp_path):
 
 
 def test_every_stage_of_the_command_line_is_known():
-    assert set(schedule_plot.STAGES) == {*cli.STAGES, "anneal"}
+    assert set(STAGES) == {*cli.STAGES, "anneal"}
