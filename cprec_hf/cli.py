@@ -47,6 +47,9 @@ def _run(arguments: list[str]) -> int:
 
 
 def _stage(name: str, arguments: list[str]) -> int:
+    if any(word.replace("_", "-").startswith("--plot-schedule") for word in arguments):
+        import_module("cprec_hf.training.schedule_plot").main(name, arguments)
+        return 0
     return _main_of(f"cprec_hf.training.{name}", arguments)
 
 
@@ -100,7 +103,9 @@ def _parser() -> argparse.ArgumentParser:
     train = _verb(verbs, "train", "run a training stage", "cprec train cpt --config recipes/tiny/cpt.yaml")
     train.add_argument("stage", choices=STAGES, help="base: a small LM of your own; cpt: a trunk; sft: a domain")
     train.add_argument("flags", nargs="*", help="--config RECIPE and any key of it as a flag; --help lists them all")
-    _verb(verbs, "anneal", "branch an anneal from a trunk", "cprec anneal --config recipes/tiny/anneal.yaml")
+    anneal = _verb(verbs, "anneal", "branch an anneal from a trunk", "cprec anneal --config recipes/tiny/anneal.yaml")
+    for verb in (train, anneal):
+        verb.add_argument("--plot-schedule", metavar="PNG", help="draw the recipe's learning rate, and train nothing")
     _verb(
         verbs,
         "evaluate",

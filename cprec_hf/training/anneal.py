@@ -22,13 +22,16 @@ from cprec_hf.errors import InputError
 from cprec_hf.ranking.loading import load_model
 from cprec_hf.training.arguments import AnnealArguments, parse_stage
 from cprec_hf.training.checkpoints import find_checkpoint, resume_point
-from cprec_hf.training.data import mixture
-from cprec_hf.training.mixture import before_anneal, follow_mixture, mixed_order, mixed_rows, mixture_of
+from cprec_hf.training.mixture import (
+    before_anneal,
+    follow_mixture,
+    mixture_of,
+    order_and_draws,
+    training_rows,
+)
 from cprec_hf.training.stage import (
-    data_order,
     item_table,
     make_record,
-    prepare_rows,
     quiet_and_resumable,
     read_facts,
     refuse_own_input,
@@ -60,18 +63,11 @@ def main(argv: Sequence[str] | None = None) -> Path:
         phases = run_phases(training)
 
         tokenizer, model = load_tokenizer(trunk), load_model(trunk, trainable=True)
-        mix, draws = mixture_of(arguments, stage="anneal"), None
+        mix = mixture_of(arguments, stage="anneal")
         if arguments.continue_data:
             mix = follow_mixture(mix, trunk_record.schedule.get("data") or {})
-        if mix is None:
-            read = (arguments.corpus, arguments.corpus_revision, Encoder(tokenizer), arguments.kinds)
-            rows = mixture(*read, arguments.item_share, training.seed)
-            rows = prepare_rows(rows, model, training, split_long=True, where=f"{arguments.corpus} cpt/train")
-            order = data_order(training, len(rows), arguments.kinds, arguments.item_share)
-        else:
-            rows, sizes = mixed_rows(mix, arguments, Encoder(tokenizer), model, training)
-            order = mixed_order(data_order(training, len(rows), None, 0.0), sizes, mix.by_phase(phases))
-            draws = mix.draws(sizes, phases, training.max_steps)
+        rows, sizes = training_rows(mix, arguments, Encoder(tokenizer), model, training)
+        order, draws = order_and_draws(mix, len(rows), sizes, arguments, training, phases)
         if arguments.continue_data:
             check_order(trunk_record, order, facts["content_sha256"])
 

@@ -105,6 +105,15 @@ class SftArguments(StageArguments):
     probe_users: int = _field("Validation rows ranked at each evaluation, the first of the split.", 200)
 
 
+STAGES: dict[str, type[StageArguments]] = {
+    "base": BaseArguments,
+    "cpt": CptArguments,
+    "anneal": AnnealArguments,
+    "sft": SftArguments,
+}
+"""The keys of each stage."""
+
+
 class _Parser(trl.TrlParser):
     """TRL's parser, whose complaints are ours: no usage of 300 lines, no exit."""
 
@@ -159,6 +168,7 @@ def parse_stage(stage: str, cls: type[Arguments], argv: Sequence[str]) -> tuple[
     classes: list[Any] = [cls, trl.SFTConfig, trl.ModelConfig]
     known = {f.name for c in classes for f in dataclasses.fields(c) if f.init}
     given_flags = [flag[2:].split("=")[0].replace("-", "_") for flag in flags if flag.startswith("--")]
+    _refuse_keys_of_others(stage, {*values, *given_flags} - known, where)
     check_keys(values, known, where)
     check_keys((f for f in given_flags if f != "help"), known | {f"no_{name}" for name in known}, "the command line")
     given = {*values, *(flag if flag in known else flag.removeprefix("no_") for flag in given_flags)}
@@ -181,3 +191,11 @@ def parse_stage(stage: str, cls: type[Arguments], argv: Sequence[str]) -> tuple[
         if getattr(training, key).value == "epoch":
             raise InputError(f"{where}: `{key}: epoch` has no meaning in a run counted in steps; use `steps`")
     return arguments, training, model, given
+
+
+def _refuse_keys_of_others(stage: str, unknown: set[str], where: str) -> None:
+    """Refuse a key that only other stages have, by their names instead of the nearest spelling."""
+    for key in sorted(unknown):
+        others = [name for name, cls in STAGES.items() if key in {f.name for f in dataclasses.fields(cls)}]
+        if others:
+            raise InputError(f"{where}: `{key}` has no place in {stage}: it is a key of {' and '.join(others)}")

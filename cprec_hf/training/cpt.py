@@ -19,10 +19,9 @@ from cprec_hf.command import run_as_command
 from cprec_hf.corpus.encoder import Encoder
 from cprec_hf.training.arguments import CptArguments, parse_stage
 from cprec_hf.training.checkpoints import resume_point
-from cprec_hf.training.data import cpt_rows, mixture
-from cprec_hf.training.mixture import mixed_order, mixed_rows, mixture_of
+from cprec_hf.training.data import cpt_rows
+from cprec_hf.training.mixture import mixture_of, order_and_draws, training_rows
 from cprec_hf.training.stage import (
-    data_order,
     fix_run_length,
     item_table,
     load_start,
@@ -59,21 +58,16 @@ def main(argv: Sequence[str] | None = None) -> Path:
         model, tokenizer = load_start(model_arguments)
         encoder = Encoder(tokenizer)
         mix = mixture_of(arguments)
-        data, sizes = {}, dict[str, int]()
-        for split in ["train"] if training.eval_strategy == "no" else ["train", "validation"]:
-            read = (arguments.corpus, arguments.corpus_revision, encoder, arguments.kinds)
-            if split == "train" and mix is not None:
-                data[split], sizes = mixed_rows(mix, arguments, encoder, model, training)
-                continue
-            rows = mixture(*read, arguments.item_share, training.seed) if split == "train" else cpt_rows(*read, split)
-            where = f"{arguments.corpus} cpt/{split}"
-            data[split] = prepare_rows(rows, model, training, split_long=True, where=where)
-        fix_run_length(training, len(data["train"]))
+        rows, sizes = training_rows(mix, arguments, encoder, model, training)
+        validation = None
+        if training.eval_strategy != "no":
+            validation = cpt_rows(arguments.corpus, arguments.corpus_revision, encoder, arguments.kinds, "validation")
+            where = f"{arguments.corpus} cpt/validation"
+            validation = prepare_rows(validation, model, training, split_long=True, where=where)
+        fix_run_length(training, len(rows))
         phases = run_phases(training)
 
-        order = data_order(training, len(data["train"]), arguments.kinds, arguments.item_share)
-        if mix is not None:
-            order = mixed_order(order, sizes, mix.by_phase(phases))
+        order, draws = order_and_draws(mix, len(rows), sizes, arguments, training, phases)
         base, commit = str(model_arguments.model_name_or_path), model_arguments.model_revision
         record = make_record(
             "cpt", arguments, training, facts, phases, tokenizer=tokenizer, base=base, base_revision=commit, data=order
@@ -81,14 +75,14 @@ def main(argv: Sequence[str] | None = None) -> Path:
         trainer = StageTrainer(
             model,
             training,
-            data["train"],
-            eval_rows=data.get("validation"),
+            rows,
+            eval_rows=validation,
             tokenizer=tokenizer,
             record=record,
             phases=phases,
             items=item_table(arguments),
             resume=resume,
-            draws=mix.draws(sizes, phases, training.max_steps) if mix is not None else None,
+            draws=draws,
             average=arguments.average_checkpoints,
             peft_config=new_adapter(model_arguments),
         )

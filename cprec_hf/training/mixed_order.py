@@ -56,7 +56,9 @@ class MixedOrder(Order):
             raise ValueError(f"{draws} are not of {steps - self._skipped} steps and {len(lengths)} rows")
         self._sizes = draws.sizes
         self._first = dict(zip(draws.sizes, np.cumsum([0, *draws.sizes.values()]), strict=False))
+        self._passes: dict[str, dict[int, np.ndarray]] = {}  # of each kind, by number
         self._plan = np.concatenate([np.empty(0, np.int64), *self._planned(_merged(draws.spans))])
+        self._passes.clear()
         self._tokens_read = np.cumsum([0, *lengths[self._plan].reshape(-1, batch).sum(1)])
 
     def __iter__(self) -> Iterator[int]:
@@ -90,8 +92,12 @@ class MixedOrder(Order):
         size = self._sizes[kind]
         key = zlib.crc32(kind.encode())  # a kind's own shuffles, whatever other kinds there are
         first, last = taken // size, (taken + n - 1) // size
-        passes = [np.random.default_rng([self.seed, key, p]).permutation(size) for p in range(first, last + 1)]
-        return self._first[kind] + np.concatenate(passes)[taken - first * size :][:n]
+        before = self._passes.get(kind, {})  # those that the block before laid out
+        self._passes[kind] = {
+            p: before[p] if p in before else np.random.default_rng([self.seed, key, p]).permutation(size)
+            for p in range(first, last + 1)
+        }
+        return self._first[kind] + np.concatenate([*self._passes[kind].values()])[taken - first * size :][:n]
 
 
 def _merged(spans: list[tuple[int, Weights]]) -> list[tuple[int, Weights]]:

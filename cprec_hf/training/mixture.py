@@ -22,8 +22,9 @@ from cprec_hf.corpus.encoder import Encoder
 from cprec_hf.errors import InputError
 from cprec_hf.training.arguments import CptArguments
 from cprec_hf.training.data import cpt_rows, document_kinds, item_rows
+from cprec_hf.training.data import mixture as natural_mixture
 from cprec_hf.training.mixed_order import Draws, Weights
-from cprec_hf.training.stage import prepare_rows
+from cprec_hf.training.stage import data_order, prepare_rows
 from cprec_hf.training.wsa import Phases
 
 PHASES = ("warmup", "stable", "anneal")
@@ -73,12 +74,12 @@ class Mixture:
         return Draws(dict(sizes), [(lengths[name], weights) for name, weights in self.by_phase(phases).items()])
 
 
-def read_mixture(given: Any, kinds: Sequence[str], *, stage: str = "cpt") -> Mixture:
+def read_mixture(given: Any, kinds: Sequence[str] | None, *, stage: str = "cpt") -> Mixture:
     """The mixture that a recipe gives, checked.
 
     Args:
         given: the value of the key: weights by kind, or those by phase.
-        kinds: that the corpus has, `items` among them.
+        kinds: that the corpus has, `items` among them; None to take any, where the corpus is not read.
         stage: `cpt`, or `anneal`, whose one phase is the anneal.
 
     Raises:
@@ -116,21 +117,52 @@ def mixture_of(arguments: CptArguments, *, stage: str = "cpt") -> Mixture | None
     return read_mixture(arguments.mixture, [*kinds, ITEMS], stage=stage)
 
 
-def mixed_rows(
-    mixture: Mixture, arguments: CptArguments, encoder: Encoder, model: Any, training: Any
+def training_rows(
+    mixture: Mixture | None, arguments: CptArguments, encoder: Encoder, model: Any, training: Any
 ) -> tuple[datasets.Dataset, dict[str, int]]:
-    """The rows of a mixture's kinds, kind after kind, each prepared (`prepare_rows`) alone; and how many each has.
+    """What a trunk or an anneal trains on, checked against the model and packed (`prepare_rows`).
+
+    Args:
+        mixture: whose kinds lie one after another, each packed alone; None for the corpus as it lies.
+        arguments: name the corpus, and without a mixture `kinds` and `item_share`.
+        encoder: the model's.
+        model: that will read the rows.
+        training: gives `max_length`, `packing` and the seed.
+
+    Returns:
+        The rows, and how many each kind of the mixture has.
 
     Raises:
-        InputError: see `prepare_rows`.
+        InputError: see `prepare_rows`, `cpt_rows` and `mix_in`.
     """
+    read = (arguments.corpus, arguments.corpus_revision, encoder)
+    if mixture is None:
+        rows = natural_mixture(*read, arguments.kinds, arguments.item_share, training.seed)
+        return prepare_rows(rows, model, training, split_long=True, where=f"{arguments.corpus} cpt/train"), {}
     parts = {}
     for kind in mixture.kinds:
-        read = (arguments.corpus, arguments.corpus_revision, encoder)
         rows = item_rows(*read) if kind == ITEMS else cpt_rows(*read, [kind])
         where = f"{arguments.corpus} {'items' if kind == ITEMS else f'cpt/train, {kind}'}"
         parts[kind] = prepare_rows(rows, model, training, split_long=True, where=where)
     return datasets.concatenate_datasets([*parts.values()]), {kind: len(rows) for kind, rows in parts.items()}
+
+
+def order_and_draws(
+    mixture: Mixture | None, rows: int, sizes: Mapping[str, int], arguments: CptArguments, training: Any, phases: Any
+) -> tuple[dict[str, Any], Draws | None]:
+    """What is recorded of the order of a run's rows (`data_order`), and how a mixture's rows are drawn in it.
+
+    Of a mixture, rows by kind and the named phases' weights are recorded in place of kinds and item share.
+
+    Raises:
+        InputError: the mixture names a phase that the run does not have.
+    """
+    order = data_order(training, rows, arguments.kinds, arguments.item_share)
+    if mixture is None:
+        return order, None
+    rest = {key: value for key, value in order.items() if key not in ("kinds", "item_share")}
+    weights = {phase: dict(by_kind) for phase, by_kind in mixture.weights.items()}
+    return rest | {"rows": dict(sizes), "mixture": weights}, mixture.draws(sizes, phases, training.max_steps)
 
 
 def follow_mixture(mixture: Mixture | None, trunk_data: Mapping[str, Any]) -> Mixture | None:
@@ -155,12 +187,6 @@ def follow_mixture(mixture: Mixture | None, trunk_data: Mapping[str, Any]) -> Mi
     return Mixture({name: weights for name, weights in before.items() if name != "anneal"} | dict(mixture.weights))
 
 
-def mixed_order(order: Mapping[str, Any], sizes: Mapping[str, int], weights: Mapping[str, Weights]) -> dict[str, Any]:
-    """What `data_order` says, of a mixture: rows by kind and weights by phase in place of kinds and item share."""
-    rest = {key: value for key, value in order.items() if key not in ("kinds", "item_share")}
-    return rest | {"rows": dict(sizes), "mixture": {phase: dict(by_kind) for phase, by_kind in weights.items()}}
-
-
 def before_anneal(order: Mapping[str, Any]) -> dict[str, Any]:
     """A recorded order of data without what only its anneal reads: what a branch must have alike to read on in it."""
     if "mixture" not in order:
@@ -170,9 +196,9 @@ def before_anneal(order: Mapping[str, Any]) -> dict[str, Any]:
     return {**order, "mixture": weights, "rows": {kind: order["rows"].get(kind) for kind in kinds}}
 
 
-def _check_weights(weights: Any, kinds: Sequence[str], where: str) -> None:
+def _check_weights(weights: Any, kinds: Sequence[str] | None, where: str) -> None:
     for kind, weight in weights.items():
-        if kind not in kinds:
+        if kinds is not None and kind not in kinds:
             raise InputError(f"{where} names a kind {kind!r}; this corpus has {', '.join(kinds)}")
         number = isinstance(weight, int | float) and not isinstance(weight, bool)
         if not number or not 0 <= weight < math.inf:

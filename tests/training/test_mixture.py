@@ -161,7 +161,7 @@ def test_an_anneal_on_its_own_mixture_is_the_run_through_all_phases(flags, order
     begins = untimed(whole)[4]["tokens"]
     assert untimed(branch) == [{**line, "tokens": line["tokens"] - begins} for line in untimed(whole)[5:]]
     data = ModelRecord.load(branch).schedule["data"]
-    assert data["mixture"] == {"warmup": stable, "stable": stable, "anneal": other}
+    assert data["mixture"] == by_phase
 
     fresh = anneal.main(flags("fresh", **options, mixture=other))  # from the beginning of its own data
     own = list(orders["fresh"][0])[5 * 4 :]

@@ -63,6 +63,9 @@ def test_keys_that_no_stage_acts_on(stage, keys, why, tmp_path):
         ("cpt", {"completion_only_loss": "true"}, "documents are no completions"),
         ("cpt", {"lora_r": 8}, "give `use_peft: true`"),
         ("sft", {"use_dora": "true"}, "give `use_peft: true`"),
+        ("sft", {"mixture": '{"domain": 1}'}, "`mixture` has no place in sft: it is a key of cpt and anneal"),
+        ("base", {"average_checkpoints": 2}, "`average_checkpoints` has no place in base: .* of cpt and anneal"),
+        ("cpt", {"anneal_steps": 2}, "`anneal_steps` has no place in cpt: it is a key of anneal"),
     ],
 )
 def test_keys_that_one_stage_does_not_act_on(stage, keys, why, tmp_path):
