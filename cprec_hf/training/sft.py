@@ -63,9 +63,15 @@ def main(argv: Sequence[str] | None = None) -> Path:
         model, tokenizer = load_start(model_arguments)
         encoder, only = Encoder(tokenizer), bool(training.completion_only_loss)
         training.completion_only_loss = only
-        data = {}
+        data, subset = {}, dict[str, Any]()
         for split in ["train"] if training.eval_strategy == "no" else ["train", "validation"]:
-            rows = sft_rows(arguments.corpus, arguments.corpus_revision, encoder, config, split, completion_only=only)
+            share = arguments.train_share if split == "train" else None
+            rows = sft_rows(
+                arguments.corpus, arguments.corpus_revision, encoder, config, split,
+                completion_only=only, share=share, subset_seed=arguments.subset_seed,
+            )  # fmt: skip
+            if share is not None:
+                subset = {"train_share": share, "subset_seed": arguments.subset_seed}
             where = f"{arguments.corpus} {config}/{split}"
             data[split] = prepare_rows(rows, model, training, split_long=False, where=where)
         fix_run_length(training, len(data["train"]))
@@ -79,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
         record = make_record(
             "sft", arguments, training, facts, phases,
             tokenizer=tokenizer, base=base, base_revision=commit, domain=domain,
-            data=data_order(training, len(data["train"]), None, 0.0),
+            data=data_order(training, len(data["train"]), None, 0.0) | subset,
         )  # fmt: skip
         trainer = StageTrainer(
             model,
