@@ -49,8 +49,8 @@ class BaseArguments(StageArguments):
 
 
 @dataclass(kw_only=True)
-class CptArguments(StageArguments):
-    """Keys of `cpt`."""
+class MixtureArguments(StageArguments):
+    """Keys of `cpt` and `anneal`: what is read."""
 
     kinds: list[str] | None = field(
         default=None, metadata={"help": "Kinds of document to train on (domain, all_domain); all if not given."}
@@ -81,7 +81,17 @@ class CptArguments(StageArguments):
 
 
 @dataclass(kw_only=True)
-class AnnealArguments(CptArguments):
+class CptArguments(MixtureArguments):
+    """Keys of `cpt`."""
+
+    new_tokens: list[str] | None = field(
+        default=None, metadata={"help": "Tokens to extend the vocabulary by; they begin as the mean of their pieces."}
+    )
+    new_token_steps: int = _field("First steps, in which nothing but the new tokens' rows is trained.", 0)
+
+
+@dataclass(kw_only=True)
+class AnnealArguments(MixtureArguments):
     """Keys of `anneal`; `corpus`, `kinds` and `mixture` are its own."""
 
     init_from: str = field(metadata={"help": "A trunk: the output of `cpt` (its newest checkpoint) or a checkpoint-N."})

@@ -20,7 +20,7 @@ import datasets
 
 from cprec_hf.corpus.encoder import Encoder
 from cprec_hf.errors import InputError
-from cprec_hf.training.arguments import CptArguments
+from cprec_hf.training.arguments import MixtureArguments
 from cprec_hf.training.data import cpt_rows, document_kinds, item_rows
 from cprec_hf.training.mixed_order import Draws, Weights
 from cprec_hf.training.stage import prepare_rows
@@ -101,7 +101,7 @@ def read_mixture(given: Any, kinds: Sequence[str], *, stage: str = "cpt") -> Mix
     return Mixture({phase: {kind: float(w) for kind, w in weights.items()} for phase, weights in named.items()})
 
 
-def mixture_of(arguments: CptArguments, *, stage: str = "cpt") -> Mixture | None:
+def mixture_of(arguments: MixtureArguments, *, stage: str = "cpt") -> Mixture | None:
     """The mixture of a recipe, read against its corpus; None without one.
 
     Raises:
@@ -117,7 +117,7 @@ def mixture_of(arguments: CptArguments, *, stage: str = "cpt") -> Mixture | None
 
 
 def mixed_rows(
-    mixture: Mixture, arguments: CptArguments, encoder: Encoder, model: Any, training: Any
+    mixture: Mixture, arguments: MixtureArguments, encoder: Encoder, model: Any, training: Any
 ) -> tuple[datasets.Dataset, dict[str, int]]:
     """The rows of a mixture's kinds, kind after kind, each prepared (`prepare_rows`) alone; and how many each has.
 

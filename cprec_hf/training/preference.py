@@ -20,6 +20,7 @@ from cprec_hf.command import run_as_command
 from cprec_hf.corpus.encoder import Encoder
 from cprec_hf.corpus.template import load_template
 from cprec_hf.ranking.catalogue import Catalogue
+from cprec_hf.training.adapter import new_adapter
 from cprec_hf.training.arguments import PreferenceArguments, parse_stage
 from cprec_hf.training.checkpoints import resume_point
 from cprec_hf.training.data import check_model, corpus_table
@@ -33,7 +34,6 @@ from cprec_hf.training.stage import (
     item_table,
     load_start,
     make_record,
-    new_adapter,
     quiet_and_resumable,
     read_facts,
     refuse_own_input,
@@ -103,7 +103,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
             items=items,
             probe=probe,
             resume=resume,
-            peft_config=new_adapter(model_arguments),
+            peft_config=new_adapter(model_arguments, model),
             callbacks=callbacks,
         )
         return trainer.run()

@@ -20,6 +20,7 @@ from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 from cprec_hf.command import run_as_command
 from cprec_hf.corpus.encoder import Encoder
 from cprec_hf.errors import InputError
+from cprec_hf.training.adapter import new_adapter
 from cprec_hf.training.arguments import SftArguments, parse_stage
 from cprec_hf.training.checkpoints import resume_point
 from cprec_hf.training.data import sft_rows
@@ -30,7 +31,6 @@ from cprec_hf.training.stage import (
     item_table,
     load_start,
     make_record,
-    new_adapter,
     prepare_rows,
     quiet_and_resumable,
     read_facts,
@@ -98,7 +98,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
             items=item_table(arguments),
             probe=probe,
             resume=resume,
-            peft_config=new_adapter(model_arguments),
+            peft_config=new_adapter(model_arguments, model),
             callbacks=callbacks,
         )
         return trainer.run()

@@ -15,7 +15,6 @@ from typing import Any
 import datasets
 import pyarrow as pa
 import torch
-import trl
 from transformers import PreTrainedTokenizerBase, get_scheduler
 
 from cprec_hf.corpus.load import corpus_commit, counts_alike, load_facts
@@ -113,18 +112,6 @@ def load_start(model: Any) -> tuple[Any, PreTrainedTokenizerBase]:
         raise InputError(f"`model_name_or_path`: {error}") from None
     # Loaded for use, an adapter's base came frozen.
     return loaded.merge_and_unload().requires_grad_(True) if adapter else loaded, tokenizer
-
-
-def new_adapter(model: Any) -> Any:
-    """The adapter a recipe asks for, on the commit of the base that is read; None without `use_peft`.
-
-    Args:
-        model: a trl.ModelConfig, after `load_start`.
-    """
-    config = trl.get_peft_config(model)
-    if config is not None:
-        config.revision = model.model_revision
-    return config
 
 
 def item_table(arguments: StageArguments) -> pa.Table:

@@ -69,7 +69,7 @@ def test_negatives_are_the_frozen_candidates_where_there_are_some(corpus, catalo
         got = negatives_of(rows, catalogue, count, "any")
         for row, items in zip(rows.to_pylist(), catalogue.ids.to_numpy(zero_copy_only=False)[got], strict=True):
             assert items.tolist() == [item for item in row["candidates"] if item != row["target"]][:count]
-    with pytest.raises(InputError, match="`negatives` is 11 .*give at most 10"):
+    with pytest.raises(InputError, match=r"`negatives` is 11 .*give at most 10"):
         negatives_of(rows, catalogue, 11, "any")
     with pytest.raises(InputError, match="`negatives` is 0"):
         negatives_of(rows, catalogue, 0, "any")
@@ -92,7 +92,7 @@ def test_drawn_negatives_avoid_all_that_the_user_did_in_training(corpus, catalog
     # A row's draw is its own: a user's rows alone give the same, in whatever order the users come.
     one = rows.filter(np.asarray(names[:8] == "bob"))
     np.testing.assert_array_equal(negatives_of(one, catalogue, 3, "key"), got[names[:8] == "bob"])
-    with pytest.raises(InputError, match="`negatives` 30, domain 'Tools': row .*: 31 candidates need 30 items"):
+    with pytest.raises(InputError, match=r"`negatives` 30, domain 'Tools': row .*: 31 candidates need 30 items"):
         negatives_of(rows, catalogue, 30, "key")
 
 

@@ -5,12 +5,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from huggingface_hub import HfApi
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from cprec_hf.corpus.encoder import Encoder
 from cprec_hf.corpus.record import ModelRecord
 from cprec_hf.errors import InputError
-from cprec_hf.training import sft
+from cprec_hf.hub.kinds import plan_trunk
+from cprec_hf.hub.publish import publish
+from cprec_hf.training import cpt, sft
 from cprec_hf.training.probe import RankingProbe
 from cprec_hf.training.subset import few_users
 from training.runs import half_written, log_lines, weights
@@ -97,6 +100,22 @@ def test_an_adapter_and_a_model_built_on_it(flags):
 
     expected = AutoPeftModelForCausalLM.from_pretrained(adapter)(ids).logits
     torch.testing.assert_close(AutoModelForCausalLM.from_pretrained(merged)(ids).logits, expected)
+
+
+def test_from_a_trunks_revision_on_the_hub(flags, hub_machine, tmp_path):
+    """The branch trunk-step-2 of a repo whose main branch is empty, read at its commit."""
+    trunk = cpt.main(flags("trunk", max_steps=4, save_steps=2))
+    api = HfApi(endpoint=hub_machine.hub.url, token=hub_machine.hub.token)
+    pushed = publish(plan_trunk(trunk / "checkpoint-2", "trunk", endpoint=hub_machine.hub.url), api)
+    keys = {"model_name_or_path": pushed.repo_id, "model_revision": "trunk-step-2", "max_steps": 2}
+    hub_machine.run(
+        "import json, sys; from cprec_hf.training import sft; sft.main(json.loads(sys.argv[1])); print('null')",
+        json.dumps(flags("far", **keys)),
+    )
+    near = sft.main(flags("near", model_name_or_path=trunk / "checkpoint-2", max_steps=2))
+    assert weights(tmp_path / "far") == weights(near)
+    record = ModelRecord.load(tmp_path / "far")
+    assert (record.base, record.base_revision) == (pushed.repo_id, pushed.commit)
 
 
 def test_a_smaller_share_of_the_users_is_among_a_larger_one():
