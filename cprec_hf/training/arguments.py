@@ -127,6 +127,13 @@ class PreferenceArguments(SftArguments):
     negatives: int = _field("Completions that each target is preferred to: 1 is DPO, more is S-DPO.", 3)
 
 
+@dataclass(kw_only=True)
+class PointwiseArguments(SftArguments):
+    """Keys of `pointwise`."""
+
+    negatives: int = _field("Questions answered no for each answered yes.", 1)
+
+
 class _Parser(trl.TrlParser):
     """TRL's parser, whose complaints are ours: no usage of 300 lines, no exit."""
 
@@ -161,7 +168,7 @@ def parse_stage(
     """Read `--config RECIPE` and flags, flags winning, into the stage's arguments, TRL's, and the model's.
 
     Args:
-        stage: base, cpt, anneal, sft, preference.
+        stage: base, cpt, anneal, sft, preference, pointwise.
         cls: the stage's dataclass.
         argv: the command line after the module's name.
         config: of the trainer: trl.SFTConfig, or trl.DPOConfig for preference.

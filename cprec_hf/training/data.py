@@ -126,13 +126,19 @@ def sft_rows(
     """
     table = corpus_table(corpus, revision, config, split, ["prompt", "completion", "user_id"])
     table = few_users(table, share, subset_seed)
-    prompts = encoder.documents(table["prompt"])
-    rows = prompts.join(encoder.documents(table["completion"], start=False))
-    labels = rows.values
+    prompts, completions = encoder.documents(table["prompt"]), encoder.documents(table["completion"], start=False)
     if completion_only:
-        within = np.arange(len(rows.values)) - np.repeat(rows.offsets[:-1], rows.lengths)
-        labels = np.where(within < np.repeat(prompts.lengths, rows.lengths), np.int32(IGNORED), rows.values)
-    return _dataset(rows, labels, table.num_rows)
+        return labelled(prompts, completions)
+    rows = prompts.join(completions)
+    return _dataset(rows, rows.values, table.num_rows)
+
+
+def labelled(prompts: Ragged, completions: Ragged) -> datasets.Dataset:
+    """Prompts with their completions, row by row, the loss over the completions only."""
+    rows = prompts.join(completions)
+    within = np.arange(len(rows.values)) - np.repeat(rows.offsets[:-1], rows.lengths)
+    labels = np.where(within < np.repeat(prompts.lengths, rows.lengths), np.int32(IGNORED), rows.values)
+    return _dataset(rows, labels, len(prompts))
 
 
 def check_rows(rows: datasets.Dataset, length: int, packing: bool, *, split_long: bool, where: str) -> int:

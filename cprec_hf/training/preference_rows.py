@@ -36,6 +36,21 @@ def preference_rows(
     Raises:
         InputError: there are no rows, or a title does not fit `length` with the prompt's header.
     """
+    request = choices_of(rows, catalogue, negatives, sizes, length)
+    rejected = catalogue.codes.take(request.codes[:, 1:].ravel()).to_arrow()
+    each = pa.array(np.arange(len(request.codes) + 1, dtype=np.int32) * negatives.shape[1])
+    columns = {
+        "prompt_ids": request.prompts.to_arrow(),
+        "chosen_ids": catalogue.codes.take(request.codes[:, 0]).to_arrow(),
+        "rejected_ids": pa.ListArray.from_arrays(each, rejected),
+    }
+    return datasets.Dataset(pa.table(columns))
+
+
+def choices_of(
+    rows: pa.Table, catalogue: Catalogue, negatives: np.ndarray, sizes: Mapping[str, Any], length: int
+) -> Request:
+    """What ranking would be asked about each row: its target first, then its negatives; see `preference_rows`."""
     if not rows.num_rows:
         raise InputError(f"no rows of {catalogue.domain!r} to train on")
     targets = catalogue.rows([rows["target"].to_pylist()], "targets").values
@@ -47,15 +62,7 @@ def preference_rows(
     openings = catalogue.openings(len(codes), shown)
     catalogue.check_fits(openings, codes, length)
     histories = catalogue.rows(rows["history"].to_pylist(), "histories")
-    prompts = Request(catalogue, histories, codes, openings, length, sizes["history_length"]).prompts
-    rejected = catalogue.codes.take(codes[:, 1:].ravel()).to_arrow()
-    each = pa.array(np.arange(len(codes) + 1, dtype=np.int32) * negatives.shape[1])
-    columns = {
-        "prompt_ids": prompts.to_arrow(),
-        "chosen_ids": catalogue.codes.take(codes[:, 0]).to_arrow(),
-        "rejected_ids": pa.ListArray.from_arrays(each, rejected),
-    }
-    return datasets.Dataset(pa.table(columns))
+    return Request(catalogue, histories, codes, openings, length, sizes["history_length"])
 
 
 def tokens_read(rows: datasets.Dataset) -> np.ndarray:

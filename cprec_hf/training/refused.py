@@ -113,6 +113,7 @@ _NO_PLACE: Mapping[str, Mapping[str, str]] = {
     },
     "sft": {},
     "preference": {},
+    "pointwise": {"completion_only_loss": "the loss is over the answers"},
 }
 
 
@@ -120,7 +121,7 @@ def refuse_idle_keys(stage: str, given: set[str], training: Any, model: Any, whe
     """Refuse keys of TRL's that the stage would not act on.
 
     Args:
-        stage: base, cpt, anneal, sft, preference.
+        stage: base, cpt, anneal, sft, preference, pointwise.
         given: the keys that the recipe or a flag gave.
         training: the parsed trl.SFTConfig, or trl.DPOConfig for preference.
         model: the parsed trl.ModelConfig.
