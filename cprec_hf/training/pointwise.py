@@ -35,6 +35,7 @@ from cprec_hf.training.preference_rows import choices_of
 from cprec_hf.training.probe import ranking_metrics
 from cprec_hf.training.sft import choose_domain, stop_early
 from cprec_hf.training.stage import (
+    data_order,
     fix_run_length,
     item_table,
     load_start,
@@ -87,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
         phases = run_phases(training)
 
         base, commit = str(model_arguments.model_name_or_path), model_arguments.model_revision
-        about = {"rows": tables["train"].num_rows, "negatives": arguments.negatives}
+        about = data_order(training, len(data["train"]), None, 0.0) | {"negatives": arguments.negatives}
         if arguments.train_share is not None:
             about |= {"train_share": arguments.train_share, "subset_seed": arguments.subset_seed}
         record = make_record(

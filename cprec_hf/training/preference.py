@@ -30,6 +30,7 @@ from cprec_hf.training.preference_trainer import PreferenceTrainer
 from cprec_hf.training.probe import RankingProbe
 from cprec_hf.training.sft import choose_domain, stop_early
 from cprec_hf.training.stage import (
+    data_order,
     fix_run_length,
     item_table,
     load_start,
@@ -85,7 +86,8 @@ def main(argv: Sequence[str] | None = None) -> Path:
             revision = arguments.corpus_revision
             probe = RankingProbe(arguments.corpus, revision, domain, config, encoder, arguments.probe_users)
         base, commit = str(model_arguments.model_name_or_path), model_arguments.model_revision
-        about = {"rows": len(data["train"]), "negatives": arguments.negatives, "beta": training.beta}
+        about = data_order(training, len(data["train"]), None, 0.0)
+        about |= {"negatives": arguments.negatives, "beta": training.beta}
         if arguments.train_share is not None:
             about |= {"train_share": arguments.train_share, "subset_seed": arguments.subset_seed}
         record = make_record(

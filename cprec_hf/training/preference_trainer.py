@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -109,8 +110,11 @@ class PreferenceTrainer(RunningTrainer, trl.DPOTrainer):
         labels = inputs["input_ids"].masked_fill(inputs["completion_mask"] == 0, IGNORED)
         read = {name: inputs[name] for name in ("input_ids", "attention_mask")}
         outputs = model(**read, labels=labels, use_cache=False, fused_lm_head=True)
-        of_start = torch.cat(self.compute_ref_log_probs(self.ref_model or self.model, inputs))
-        ratios = (outputs.log_probs.float().sum(dim=1) - of_start.float()).view(1 + self.negatives, -1).T
+        start = self.ref_model or self.model
+        below = self.accelerator.unwrap_model(start).disable_adapter() if self.ref_model is None else nullcontext()
+        with torch.no_grad(), below:
+            of_start = start(**read, labels=labels, use_cache=False, fused_lm_head=True).log_probs
+        ratios = (outputs.log_probs.float() - of_start.float()).sum(dim=1).view(1 + self.negatives, -1).T
         loss = softmax_dpo_losses(ratios, self.beta).mean()
 
         rewards = self.beta * ratios.detach()

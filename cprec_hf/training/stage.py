@@ -151,8 +151,9 @@ def data_order(training: Any, rows: int, kinds: list[str] | None, item_share: fl
     order: dict[str, Any] = {"rows": rows, "kinds": kinds, "item_share": item_share}
     order["batch"] = training.train_batch_size * training.gradient_accumulation_steps * training.world_size
     order["seed"] = training.seed if training.data_seed is None else training.data_seed
-    # The rows themselves: which item documents are drawn, and what is packed with what.
-    return order | {"rows_seed": training.seed, "packing": training.packing, "max_length": training.max_length}
+    # The rows themselves: which item documents are drawn, and what is packed with what (of preference's, nothing).
+    packing = getattr(training, "packing", False)
+    return order | {"rows_seed": training.seed, "packing": packing, "max_length": training.max_length}
 
 
 def fix_run_length(training: Any, rows: int) -> None:

@@ -112,11 +112,8 @@ def test_the_loss_is_over_the_answers_of_targets_and_negatives(flags, corpus, ba
     assert log_lines(out)[0]["loss"] == pytest.approx(total / count, rel=1e-5)
     assert half_written(out) == []
     record = ModelRecord.load(out)
-    assert (record.stage, record.domain, record.schedule["data"]) == (
-        "pointwise",
-        "Tools",
-        {"rows": 30, "negatives": 2},
-    )
+    assert (record.stage, record.domain) == ("pointwise", "Tools")
+    assert record.schedule["data"].items() >= {"rows": 90, "negatives": 2}.items()
 
 
 def test_rows_hold_whole_questions_within_the_window(corpus, byte_level_tokenizer):

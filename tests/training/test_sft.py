@@ -145,9 +145,9 @@ def test_a_few_shot_run_reads_and_records_its_users_rows(flags, corpus):
         run = {"max_steps": steps, "per_device_train_batch_size": batch, "packing": False, "seed": seed}
         out = sft.main(flags(f"few-{seed}", **run, train_share=0.1, subset_seed=3))
         record = ModelRecord.load(out)
-        assert record.schedule["data"] == {"train_share": 0.1, "subset_seed": 3, "rows": 3}
+        assert record.schedule["data"].items() >= {"train_share": 0.1, "subset_seed": 3, "rows": 3}.items()
         assert record.tokens == tokens
-    assert "data" not in ModelRecord.load(sft.main(flags("all", max_steps=1))).schedule
+    assert "train_share" not in ModelRecord.load(sft.main(flags("all", max_steps=1))).schedule["data"]
 
 
 @pytest.mark.parametrize(
