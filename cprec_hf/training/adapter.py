@@ -21,7 +21,7 @@ def new_adapter(arguments: Any, model: Any) -> Any:
     Raises:
         InputError: a module to save that the model does not have, or an embedding among the targets.
     """
-    config = trl.get_peft_config(arguments)
+    config: Any = trl.get_peft_config(arguments)
     if config is None:
         return None
     config.revision = arguments.model_revision

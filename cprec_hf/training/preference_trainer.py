@@ -97,7 +97,7 @@ class PreferenceTrainer(RunningTrainer, trl.DPOTrainer):
             callbacks=[ProgressLog(record.stage, self.order, phases), *callbacks],
         )
         self.remove_callback(PrinterCallback)
-        self.data_collator = ChoiceCollator(int(tokenizer.pad_token_id))  # type: ignore[arg-type]
+        self.data_collator = ChoiceCollator(int(tokenizer.pad_token_id))
         self.kernels = apply_kernels(unwrapped(self.model), args.device, plain_head=False)
         if self.ref_model is not None:
             apply_kernels(self.accelerator.unwrap_model(self.ref_model), args.device, plain_head=False)

@@ -41,7 +41,7 @@ def extend_vocabulary(model: Any, tokenizer: PreTrainedTokenizerBase, tokens: Se
             raise InputError(f"`new_tokens[{i}]`, {token!r}, is in the vocabulary already; leave it out")
     pieces = Encoder(tokenizer).segments(tokens)
     tokenizer.add_tokens(list(tokens))
-    ids = tokenizer.convert_tokens_to_ids(list(tokens))
+    ids: Any = tokenizer.convert_tokens_to_ids(list(tokens))
     found = Encoder(tokenizer).segments(tokens)
     for i, token in enumerate(tokens):
         if found.row(i).tolist() != [ids[i]]:
