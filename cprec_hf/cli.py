@@ -17,7 +17,7 @@ from cprec_hf.cli_hub import add_verbs
 from cprec_hf.command import exit_status
 from cprec_hf.errors import InputError
 
-STAGES = ("base", "cpt", "sft")
+STAGES = ("base", "cpt", "sft", "preference", "pointwise")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -101,7 +101,11 @@ def _parser() -> argparse.ArgumentParser:
     add_verbs(hub.add_subparsers(dest="action", metavar="ACTION", required=True), _verb)
 
     train = _verb(verbs, "train", "run a training stage", "cprec train cpt --config recipes/tiny/cpt.yaml")
-    train.add_argument("stage", choices=STAGES, help="base: a small LM of your own; cpt: a trunk; sft: a domain")
+    train.add_argument(
+        "stage",
+        choices=STAGES,
+        help="base: a small LM of your own; cpt: a trunk; sft: a domain; preference: DPO; pointwise: yes or no",
+    )
     train.add_argument("flags", nargs="*", help="--config RECIPE and any key of it as a flag; --help lists them all")
     anneal = _verb(verbs, "anneal", "branch an anneal from a trunk", "cprec anneal --config recipes/tiny/anneal.yaml")
     for verb in (train, anneal):

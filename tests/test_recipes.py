@@ -36,10 +36,14 @@ def test_recipe(path: Path, monkeypatch):
 
         assert read_recipe(path, HubConfig).push
     else:
+        import trl
+
         from cprec_hf.training import arguments as a
 
         cls = {"base": a.BaseArguments, "cpt": a.CptArguments, "anneal": a.AnnealArguments, "sft": a.SftArguments}
-        stage, training, _, _ = a.parse_stage(kind := path.stem.split("-")[0], cls[kind], ["--config", str(path)])
+        cls |= {"preference": a.PreferenceArguments, "pointwise": a.PointwiseArguments}
+        config = trl.DPOConfig if (kind := path.stem.split("-")[0]) == "preference" else trl.SFTConfig
+        stage, training, _, _ = a.parse_stage(kind, cls[kind], ["--config", str(path)], config)
         assert training.output_dir == read_yaml(path)["output_dir"]
         assert stage.corpus == read_yaml(path)["corpus"]
 

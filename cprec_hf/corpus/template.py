@@ -57,6 +57,14 @@ class Template:
         """The list of candidates that stands before a header: a line that says so, and the titles' lines."""
         return self.line("Candidates:") + "".join(map(self.line, titles))
 
+    def question(self) -> str:
+        """The line behind a prompt that asks about one item, whose line follows it (a baseline's form: TALLRec's)."""
+        return self.line("Does the user choose this next?")
+
+    def answer(self, yes: bool) -> str:
+        """The answer, on a line of its own."""
+        return self.line("Yes" if yes else "No")
+
     def item_document(self, domain: str, title: str, description: str | None = None) -> str:
         """What an item is, without any behaviour: the text a base model learns a domain's words from."""
         lines = [f"An item in {_one_line(domain)}:", title] + ([description] if description else [])

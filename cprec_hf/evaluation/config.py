@@ -10,6 +10,7 @@ from cprec_hf.errors import InputError
 Kind = Literal[
     "model",
     "generate",
+    "pointwise",
     "item_knn",
     "title_overlap",
     "popularity",
@@ -18,7 +19,7 @@ Kind = Literal[
     "latent_oracle",
     "bayes_oracle",
 ]
-MODELS = ("model", "generate")
+MODELS = ("model", "generate", "pointwise")
 ORACLES = ("latent_oracle", "bayes_oracle")
 
 
@@ -29,11 +30,12 @@ class MethodConfig:
     name: str
     """What the row is called."""
     kind: Kind
-    """`model`, `generate` (a model whose written answers are looked up), a baseline, or a ceiling of a marketplace."""
+    """`model`, `generate` (a model whose written answers are looked up), `pointwise` (a model that is asked about each
+    candidate, yes against no), a baseline, or a ceiling of a marketplace."""
     model: str | None = None
-    """kinds model and generate: repo or folder of a model of ours, or a plain language model, which is zero-shot."""
+    """kinds model, generate and pointwise: repo or folder of a model of ours, or a plain language model, zero-shot."""
     revision: str | None = None
-    """kinds model and generate: branch, tag or commit of the repo."""
+    """kinds model, generate and pointwise: branch, tag or commit of the repo."""
     score: Literal["sum", "mean", "pmi"] = "sum"
     """kind model: how token log-probabilities make a title's score; see `Recommender.rank`."""
 
@@ -45,8 +47,8 @@ class MethodConfig:
             raise InputError(
                 f"method {self.name!r} is of kind {self.kind}, which takes no `model`, `revision` or `score`"
             )
-        if self.kind == "generate" and self.score != "sum":
-            raise InputError(f"method {self.name!r} is of kind generate, which takes no `score`: answers have none")
+        if self.kind in ("generate", "pointwise") and self.score != "sum":
+            raise InputError(f"method {self.name!r} is of kind {self.kind}, which takes no `score`: answers have none")
 
 
 @dataclass(frozen=True)

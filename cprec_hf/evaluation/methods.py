@@ -167,7 +167,7 @@ def score_method(method: MethodConfig, task: Task) -> tuple[np.ndarray, dict[str
         ValueError: the method gave scores of another shape, or NaN.
     """
     record: dict[str, Any] = {}
-    if method.kind == "model":
+    if method.kind in ("model", "pointwise"):
         scores, record = score_model(method, task.config, task.rows)
     elif method.kind in ORACLES:
         scores = _oracle(method.kind, task)

@@ -28,7 +28,7 @@ def check_model(method: MethodConfig, config: EvaluateConfig, wanted: pa.Array) 
     """Check that a model is there, whole, and knows the items it will rank; of a repo, this downloads it.
 
     Args:
-        method: of kind model or generate.
+        method: of kind model, generate or pointwise.
         config: the evaluation.
         wanted: ids of the domain's items in histories and candidates, string [n].
 
@@ -56,14 +56,19 @@ def check_model(method: MethodConfig, config: EvaluateConfig, wanted: pa.Array) 
 
 
 def score_model(method: MethodConfig, config: EvaluateConfig, rows: Rows) -> tuple[np.ndarray, dict[str, Any]]:
-    """Scores [rows, candidates] of a model, and its record.
+    """Scores [rows, candidates] of a model (of kind pointwise: yes against no), and its record.
 
     Raises:
         InputError: it cannot be loaded, or cannot rank these rows.
     """
     recommender = _open(method, config)
     histories, candidates = rows.table["history"].to_pylist(), rows.table["candidates"].to_pylist()
-    scores = recommender.rank(histories, candidates, domain=config.domain, score=method.score)
+    if method.kind == "pointwise":
+        from cprec_hf.ranking.pointwise import pointwise_scores
+
+        scores = pointwise_scores(recommender, histories, candidates, domain=config.domain)
+    else:
+        scores = recommender.rank(histories, candidates, domain=config.domain, score=method.score)
     return scores, {"record": asdict(recommender.record)}
 
 

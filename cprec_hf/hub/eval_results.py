@@ -36,7 +36,9 @@ def results_of(results: Mapping[str, Any], method: str) -> list[dict[str, Any]]:
     corpus = results["corpus"]
     about = {"domain": results["domain"], "split": results["split"], "candidates": results["candidates"]}
     if found[0].get("model"):
-        about["score"] = found[0]["score"] if found[0]["kind"] == "model" else "generate and match"
+        about["score"] = {"generate": "generate and match", "pointwise": "yes against no"}.get(
+            found[0]["kind"], found[0]["score"]
+        )
     where = {"dataset": corpus["location"], "revision": corpus["revision"]} if is_repo_id(corpus["location"]) else {}
     wanted = [f"{name}@{k}" for k in results["k"] for name in (("hr", "ndcg") if k > 1 else ("hr",))]
     values = {metric: found[0]["metrics"][metric] for metric in wanted}

@@ -27,6 +27,8 @@ _STAGES = {
     "cpt": "cpt (continual pre-training, not yet annealed)",
     "anneal": "anneal (continual pre-training, finished)",
     "sft": "sft (supervised fine-tuning on one domain)",
+    "preference": "preference (DPO, targets over sampled items of one domain)",
+    "pointwise": "pointwise (supervised fine-tuning on yes or no, a baseline)",
 }
 
 

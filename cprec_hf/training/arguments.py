@@ -49,8 +49,8 @@ class BaseArguments(StageArguments):
 
 
 @dataclass(kw_only=True)
-class CptArguments(StageArguments):
-    """Keys of `cpt`."""
+class MixtureArguments(StageArguments):
+    """Keys of `cpt` and `anneal`: what is read."""
 
     kinds: list[str] | None = field(
         default=None, metadata={"help": "Kinds of document to train on (domain, all_domain); all if not given."}
@@ -81,7 +81,17 @@ class CptArguments(StageArguments):
 
 
 @dataclass(kw_only=True)
-class AnnealArguments(CptArguments):
+class CptArguments(MixtureArguments):
+    """Keys of `cpt`."""
+
+    new_tokens: list[str] | None = field(
+        default=None, metadata={"help": "Tokens to extend the vocabulary by; they begin as the mean of their pieces."}
+    )
+    new_token_steps: int = _field("First steps, in which nothing but the new tokens' rows is trained.", 0)
+
+
+@dataclass(kw_only=True)
+class AnnealArguments(MixtureArguments):
     """Keys of `anneal`; `corpus`, `kinds` and `mixture` are its own."""
 
     init_from: str = field(metadata={"help": "A trunk: the output of `cpt` (its newest checkpoint) or a checkpoint-N."})
@@ -103,6 +113,25 @@ class SftArguments(StageArguments):
         "keep the best model."
     )
     probe_users: int = _field("Validation rows ranked at each evaluation, the first of the split.", 200)
+    train_share: float | None = _field(
+        "Few-shot: train on the rows of this share of the users only (0.01: one in a hundred, rounded up). A smaller "
+        "share's users are among a larger one's."
+    )
+    subset_seed: int = _field("Draws the users of `train_share`; apart from `seed`, so that runs share them.", 0)
+
+
+@dataclass(kw_only=True)
+class PreferenceArguments(SftArguments):
+    """Keys of `preference`; `beta` is TRL's."""
+
+    negatives: int = _field("Completions that each target is preferred to: 1 is DPO, more is S-DPO.", 3)
+
+
+@dataclass(kw_only=True)
+class PointwiseArguments(SftArguments):
+    """Keys of `pointwise`."""
+
+    negatives: int = _field("Questions answered no for each answered yes.", 1)
 
 
 STAGES: dict[str, type[StageArguments]] = {
@@ -142,16 +171,19 @@ def stage_defaults() -> dict[str, Any]:
     }
 
 
-def parse_stage(stage: str, cls: type[Arguments], argv: Sequence[str]) -> tuple[Arguments, Any, Any, set[str]]:
+def parse_stage(
+    stage: str, cls: type[Arguments], argv: Sequence[str], config: type[Any] = trl.SFTConfig
+) -> tuple[Arguments, Any, Any, set[str]]:
     """Read `--config RECIPE` and flags, flags winning, into the stage's arguments, TRL's, and the model's.
 
     Args:
-        stage: base, cpt, anneal, sft.
+        stage: base, cpt, anneal, sft, preference, pointwise.
         cls: the stage's dataclass.
         argv: the command line after the module's name.
+        config: of the trainer: trl.SFTConfig, or trl.DPOConfig for preference.
 
     Returns:
-        The three (a `cls`, a trl.SFTConfig and a trl.ModelConfig), and the keys that the recipe or a flag gave.
+        The three (a `cls`, a `config` and a trl.ModelConfig), and the keys that the recipe or a flag gave.
 
     Raises:
         InputError: an unknown key or flag (with the nearest valid one), a missing key, a value of the wrong type, or a
@@ -165,7 +197,7 @@ def parse_stage(stage: str, cls: type[Arguments], argv: Sequence[str]) -> tuple[
         file = find_recipe(flags[at + 1])
         values, where = read_yaml(file), str(file)
         del flags[at : at + 2]
-    classes: list[Any] = [cls, trl.SFTConfig, trl.ModelConfig]
+    classes: list[Any] = [cls, config, trl.ModelConfig]
     known = {f.name for c in classes for f in dataclasses.fields(c) if f.init}
     given_flags = [flag[2:].split("=")[0].replace("-", "_") for flag in flags if flag.startswith("--")]
     _refuse_keys_of_others(stage, {*values, *given_flags} - known, where)
@@ -179,7 +211,8 @@ def parse_stage(stage: str, cls: type[Arguments], argv: Sequence[str]) -> tuple[
     parser.where = where
     # argparse checks the type of a default only if it is a string, as a YAML "3e-4" already is.
     scalars = {k: str(v) if type(v) in (int, float) else v for k, v in values.items()}
-    parser.set_defaults_with_config(**{**stage_defaults(), **scalars})
+    defaults = {key: value for key, value in stage_defaults().items() if key in known}
+    parser.set_defaults_with_config(**{**defaults, **scalars})
     try:
         arguments, training, model = parser.parse_args_into_dataclasses(args=flags)
     except InputError:

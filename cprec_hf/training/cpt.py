@@ -5,7 +5,9 @@
 
 By default the run is a trunk: it warms up, stays at its peak learning rate and never anneals, so that any number of
 anneals (`cprec_hf.training.anneal`) can branch from its checkpoints. For one run through all three phases give
-`lr_scheduler_kwargs: {anneal_ratio: 0.1}`.
+`lr_scheduler_kwargs: {anneal_ratio: 0.1}`. `use_peft: true` trains an adapter on all linear layers; with
+`lora_modules_to_save: [embed_tokens]` (and `lm_head`, where the two are not tied) the embeddings are trained whole
+beside it. `new_tokens` extends the vocabulary (`vocabulary.py`).
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from typing import Any
 
 from cprec_hf.command import run_as_command
 from cprec_hf.corpus.encoder import Encoder
+from cprec_hf.training.adapter import new_adapter
 from cprec_hf.training.arguments import CptArguments, parse_stage
 from cprec_hf.training.checkpoints import resume_point
 from cprec_hf.training.data import cpt_rows
@@ -26,7 +29,6 @@ from cprec_hf.training.stage import (
     item_table,
     load_start,
     make_record,
-    new_adapter,
     prepare_rows,
     quiet_and_resumable,
     read_facts,
@@ -34,6 +36,7 @@ from cprec_hf.training.stage import (
     run_phases,
 )
 from cprec_hf.training.trainer import StageTrainer
+from cprec_hf.training.vocabulary import NewTokenWarmup, extend_vocabulary, new_tokens_of
 
 
 def main(argv: Sequence[str] | None = None) -> Path:
@@ -55,7 +58,9 @@ def main(argv: Sequence[str] | None = None) -> Path:
             training.max_length = facts["template"]["window_tokens"]
         be_a_trunk(training)
 
+        new_tokens = new_tokens_of(arguments, training, model_arguments)
         model, tokenizer = load_start(model_arguments)
+        new_ids = extend_vocabulary(model, tokenizer, new_tokens) if new_tokens else []
         encoder = Encoder(tokenizer)
         mix = mixture_of(arguments)
         rows, sizes = training_rows(mix, arguments, encoder, model, training)
@@ -72,6 +77,8 @@ def main(argv: Sequence[str] | None = None) -> Path:
         record = make_record(
             "cpt", arguments, training, facts, phases, tokenizer=tokenizer, base=base, base_revision=commit, data=order
         )
+        if new_tokens:
+            record.schedule.update(new_tokens=len(new_tokens), new_token_steps=arguments.new_token_steps)
         trainer = StageTrainer(
             model,
             training,
@@ -84,7 +91,8 @@ def main(argv: Sequence[str] | None = None) -> Path:
             resume=resume,
             draws=draws,
             average=arguments.average_checkpoints,
-            peft_config=new_adapter(model_arguments),
+            peft_config=new_adapter(model_arguments, model),
+            callbacks=[NewTokenWarmup(new_ids, arguments.new_token_steps)] if arguments.new_token_steps else [],
         )
         return trainer.run()
 

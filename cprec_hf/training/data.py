@@ -18,6 +18,7 @@ from cprec_hf.corpus.ragged import Ragged
 from cprec_hf.errors import InputError
 from cprec_hf.training.kernels import IGNORED
 from cprec_hf.training.packing import row_lengths
+from cprec_hf.training.subset import few_users
 
 
 def corpus_table(corpus: str, revision: str | None, config: str, split: str, columns: list[str]) -> pa.Table:
@@ -98,7 +99,15 @@ def mix_in(rows: datasets.Dataset, items: datasets.Dataset, share: float, seed: 
 
 
 def sft_rows(
-    corpus: str, revision: str | None, encoder: Encoder, config: str, split: str, *, completion_only: bool
+    corpus: str,
+    revision: str | None,
+    encoder: Encoder,
+    config: str,
+    split: str,
+    *,
+    completion_only: bool,
+    share: float | None = None,
+    subset_seed: int = 0,
 ) -> datasets.Dataset:
     """Prompts with their completions; the loss is over the completions only, or over all positions.
 
@@ -109,15 +118,27 @@ def sft_rows(
         config: `sft-<slug>`.
         split: `train` or `validation`.
         completion_only: leave the prompts' tokens out of the labels.
+        share: of the users whose rows are read, see `few_users`; None for all.
+        subset_seed: draws them.
+
+    Raises:
+        InputError: `share` is out of range.
     """
-    table = corpus_table(corpus, revision, config, split, ["prompt", "completion"])
-    prompts = encoder.documents(table["prompt"])
-    rows = prompts.join(encoder.documents(table["completion"], start=False))
-    labels = rows.values
+    table = corpus_table(corpus, revision, config, split, ["prompt", "completion", "user_id"])
+    table = few_users(table, share, subset_seed)
+    prompts, completions = encoder.documents(table["prompt"]), encoder.documents(table["completion"], start=False)
     if completion_only:
-        within = np.arange(len(rows.values)) - np.repeat(rows.offsets[:-1], rows.lengths)
-        labels = np.where(within < np.repeat(prompts.lengths, rows.lengths), np.int32(IGNORED), rows.values)
-    return _dataset(rows, labels, table.num_rows)
+        return labelled(prompts, completions)
+    rows = prompts.join(completions)
+    return _dataset(rows, rows.values, table.num_rows)
+
+
+def labelled(prompts: Ragged, completions: Ragged) -> datasets.Dataset:
+    """Prompts with their completions, row by row, the loss over the completions only."""
+    rows = prompts.join(completions)
+    within = np.arange(len(rows.values)) - np.repeat(rows.offsets[:-1], rows.lengths)
+    labels = np.where(within < np.repeat(prompts.lengths, rows.lengths), np.int32(IGNORED), rows.values)
+    return _dataset(rows, labels, len(prompts))
 
 
 def check_rows(rows: datasets.Dataset, length: int, packing: bool, *, split_long: bool, where: str) -> int:
@@ -145,8 +166,8 @@ def check_rows(rows: datasets.Dataset, length: int, packing: bool, *, split_long
     return too_long
 
 
-def check_model(model: Any, rows: datasets.Dataset, length: int) -> None:
-    """Refuse a model whose context or vocabulary is too small for the rows.
+def check_model(model: Any, rows: datasets.Dataset, length: int, column: str = "input_ids") -> None:
+    """Refuse a model whose context or vocabulary is too small for the rows' ids in `column`.
 
     Raises:
         InputError: with both numbers.
@@ -159,7 +180,7 @@ def check_model(model: Any, rows: datasets.Dataset, length: int) -> None:
             f"{name} reads {context} tokens at most, and `max_length` is {length}; build the corpus with "
             f"`window_tokens: {context}` (or less), lower `max_length`, or choose a model with a longer context"
         )
-    highest = pc.max(rows.with_format("arrow")[:].column("input_ids").combine_chunks().values).as_py()
+    highest = pc.max(rows.with_format("arrow")[:].column(column).combine_chunks().values).as_py()
     vocabulary = model.get_input_embeddings().weight.shape[0]
     if highest >= vocabulary:
         raise InputError(

@@ -20,7 +20,7 @@ import datasets
 
 from cprec_hf.corpus.encoder import Encoder
 from cprec_hf.errors import InputError
-from cprec_hf.training.arguments import CptArguments
+from cprec_hf.training.arguments import MixtureArguments
 from cprec_hf.training.data import cpt_rows, document_kinds, item_rows
 from cprec_hf.training.data import mixture as natural_mixture
 from cprec_hf.training.mixed_order import Draws, Weights
@@ -102,7 +102,7 @@ def read_mixture(given: Any, kinds: Sequence[str] | None, *, stage: str = "cpt")
     return Mixture({phase: {kind: float(w) for kind, w in weights.items()} for phase, weights in named.items()})
 
 
-def mixture_of(arguments: CptArguments, *, stage: str = "cpt") -> Mixture | None:
+def mixture_of(arguments: MixtureArguments, *, stage: str = "cpt") -> Mixture | None:
     """The mixture of a recipe, read against its corpus; None without one.
 
     Raises:
@@ -118,7 +118,7 @@ def mixture_of(arguments: CptArguments, *, stage: str = "cpt") -> Mixture | None
 
 
 def training_rows(
-    mixture: Mixture | None, arguments: CptArguments, encoder: Encoder, model: Any, training: Any
+    mixture: Mixture | None, arguments: MixtureArguments, encoder: Encoder, model: Any, training: Any
 ) -> tuple[datasets.Dataset, dict[str, int]]:
     """What a trunk or an anneal trains on, checked against the model and packed (`prepare_rows`).
 
@@ -148,7 +148,12 @@ def training_rows(
 
 
 def order_and_draws(
-    mixture: Mixture | None, rows: int, sizes: Mapping[str, int], arguments: CptArguments, training: Any, phases: Any
+    mixture: Mixture | None,
+    rows: int,
+    sizes: Mapping[str, int],
+    arguments: MixtureArguments,
+    training: Any,
+    phases: Any,
 ) -> tuple[dict[str, Any], Draws | None]:
     """What is recorded of the order of a run's rows (`data_order`), and how a mixture's rows are drawn in it.
 

@@ -55,6 +55,11 @@ class RankingProbe:
     def __call__(self, model: Any) -> dict[str, float]:
         """hr@1 and ndcg@10 (of fewer candidates, ndcg over all of them), means over the rows."""
         scores = score_candidates(model, self.prefixes, self.catalogue, self.owners, which=self.which)
-        k = min(10, self.width)
-        metrics = ranking_at_k(scores.reshape(-1, self.width), self.relevance, [1, k])
-        return {"hr@1": float(metrics["hr@1"].mean()), "ndcg@10": float(metrics[f"ndcg@{k}"].mean())}
+        return ranking_metrics(scores.reshape(-1, self.width), self.relevance)
+
+
+def ranking_metrics(scores: np.ndarray, relevance: np.ndarray) -> dict[str, float]:
+    """Means over the rows of scores and relevance [n_rows, candidates]; of fewer than 10, ndcg over all of them."""
+    k = min(10, scores.shape[1])
+    metrics = ranking_at_k(scores, relevance, [1, k])
+    return {"hr@1": float(metrics["hr@1"].mean()), "ndcg@10": float(metrics[f"ndcg@{k}"].mean())}

@@ -70,6 +70,7 @@ class ProgressLog(TrainerCallback):
             phase = self.phases.name(state.global_step - 1) if self.phases else None
             line |= {"loss": logs["loss"], "learning_rate": logs["learning_rate"], "phase": phase, "tokens": tokens}
             line |= {"tokens_per_second": round(speed, 1), "grad_norm": logs.get("grad_norm")}
+            line |= {key: value for key, value in logs.items() if key.startswith("rewards/")}  # of preference
             self._show(state, line)
         else:
             line |= {key: value for key, value in logs.items() if key.startswith("eval_")}

@@ -55,6 +55,31 @@ _FIXED: Mapping[str, tuple[Any, str]] = {
     "hub_revision": (None, _PUSH),
 }
 
+_DPO = "the loss is the softmax DPO loss, DPO's own with one negative"
+_START = "the reference is the start, read with each batch"
+
+# The same for the keys that only trl.DPOConfig has, or has with another default.
+_FIXED_OF: Mapping[str, Mapping[str, tuple[Any, str]]] = {
+    "preference": {
+        "loss_type": (["sigmoid"], _DPO),
+        "loss_weights": (None, _DPO),
+        "label_smoothing": (0.0, _DPO),
+        "ld_alpha": (None, _DPO),
+        "f_divergence_type": ("reverse_kl", _DPO),
+        "f_alpha_divergence_coef": (0.5, _DPO),
+        "use_weighting": (False, _DPO),
+        "discopop_tau": (0.05, _DPO),
+        "router_aux_loss_coef": (None, _DPO),
+        "precompute_ref_log_probs": (False, _START),
+        "precompute_ref_batch_size": (None, _START),
+        "sync_ref_model": (False, _START),
+        "ref_model_mixup_alpha": (0.6, _START),
+        "ref_model_sync_steps": (512, _START),
+        "pad_to_multiple_of": ("auto", "a batch is as wide as its longest row"),
+        "pad_token": (None, "it is the tokenizer's"),
+    }
+}
+
 _LORA = (
     "lora_r", "lora_alpha", "lora_dropout", "lora_target_modules", "lora_target_parameters", "lora_modules_to_save",
     "use_rslora", "use_dora",
@@ -87,6 +112,8 @@ _NO_PLACE: Mapping[str, Mapping[str, str]] = {
         "eval_strategy": _NO_ROWS,
     },
     "sft": {},
+    "preference": {},
+    "pointwise": {"completion_only_loss": "the loss is over the answers"},
 }
 
 
@@ -94,21 +121,22 @@ def refuse_idle_keys(stage: str, given: set[str], training: Any, model: Any, whe
     """Refuse keys of TRL's that the stage would not act on.
 
     Args:
-        stage: base, cpt, anneal, sft.
+        stage: base, cpt, anneal, sft, preference, pointwise.
         given: the keys that the recipe or a flag gave.
-        training: the parsed trl.SFTConfig.
+        training: the parsed trl.SFTConfig, or trl.DPOConfig for preference.
         model: the parsed trl.ModelConfig.
         where: the recipe, for the message.
 
     Raises:
         InputError: the first such key, with the reason.
     """
+    fixed = {**_FIXED, **_FIXED_OF.get(stage, {})}
     for key in sorted(given):
         why = _NO_PLACE[stage].get(key)
         value = getattr(training, key, getattr(model, key, None))
         value = getattr(value, "value", value)
-        if why is None and key in _FIXED and value != _FIXED[key][0]:
-            why = _FIXED[key][1]
+        if why is None and key in fixed and value != fixed[key][0]:
+            why = fixed[key][1]
         if why is None and key in _LORA and not model.use_peft:
             why = "it is an adapter's; give `use_peft: true`"
         # `eval_strategy: no` says what is done anyway.

@@ -20,6 +20,7 @@ from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 from cprec_hf.command import run_as_command
 from cprec_hf.corpus.encoder import Encoder
 from cprec_hf.errors import InputError
+from cprec_hf.training.adapter import new_adapter
 from cprec_hf.training.arguments import SftArguments, parse_stage
 from cprec_hf.training.checkpoints import resume_point
 from cprec_hf.training.data import sft_rows
@@ -30,7 +31,6 @@ from cprec_hf.training.stage import (
     item_table,
     load_start,
     make_record,
-    new_adapter,
     prepare_rows,
     quiet_and_resumable,
     read_facts,
@@ -63,9 +63,15 @@ def main(argv: Sequence[str] | None = None) -> Path:
         model, tokenizer = load_start(model_arguments)
         encoder, only = Encoder(tokenizer), bool(training.completion_only_loss)
         training.completion_only_loss = only
-        data = {}
+        data, subset = {}, dict[str, Any]()
         for split in ["train"] if training.eval_strategy == "no" else ["train", "validation"]:
-            rows = sft_rows(arguments.corpus, arguments.corpus_revision, encoder, config, split, completion_only=only)
+            share = arguments.train_share if split == "train" else None
+            rows = sft_rows(
+                arguments.corpus, arguments.corpus_revision, encoder, config, split,
+                completion_only=only, share=share, subset_seed=arguments.subset_seed,
+            )  # fmt: skip
+            if share is not None:
+                subset = {"train_share": share, "subset_seed": arguments.subset_seed}
             where = f"{arguments.corpus} {config}/{split}"
             data[split] = prepare_rows(rows, model, training, split_long=False, where=where)
         fix_run_length(training, len(data["train"]))
@@ -79,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
         record = make_record(
             "sft", arguments, training, facts, phases,
             tokenizer=tokenizer, base=base, base_revision=commit, domain=domain,
-            data=data_order(training, len(data["train"]), None, 0.0),
+            data=data_order(training, len(data["train"]), None, 0.0) | subset,
         )  # fmt: skip
         trainer = StageTrainer(
             model,
@@ -92,7 +98,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
             items=item_table(arguments),
             probe=probe,
             resume=resume,
-            peft_config=new_adapter(model_arguments),
+            peft_config=new_adapter(model_arguments, model),
             callbacks=callbacks,
         )
         return trainer.run()

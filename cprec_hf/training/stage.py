@@ -15,7 +15,6 @@ from typing import Any
 import datasets
 import pyarrow as pa
 import torch
-import trl
 from transformers import PreTrainedTokenizerBase, get_scheduler
 
 from cprec_hf.corpus.load import corpus_commit, counts_alike, load_facts
@@ -115,18 +114,6 @@ def load_start(model: Any) -> tuple[Any, PreTrainedTokenizerBase]:
     return loaded.merge_and_unload().requires_grad_(True) if adapter else loaded, tokenizer
 
 
-def new_adapter(model: Any) -> Any:
-    """The adapter a recipe asks for, on the commit of the base that is read; None without `use_peft`.
-
-    Args:
-        model: a trl.ModelConfig, after `load_start`.
-    """
-    config = trl.get_peft_config(model)
-    if config is not None:
-        config.revision = model.model_revision
-    return config
-
-
 def item_table(arguments: StageArguments) -> pa.Table:
     """The corpus' items as they are saved beside a model: item_id, domain, title, full_title."""
     columns = ["item_id", "domain", "title", "full_title"]
@@ -164,8 +151,9 @@ def data_order(training: Any, rows: int, kinds: list[str] | None, item_share: fl
     order: dict[str, Any] = {"rows": rows, "kinds": kinds, "item_share": item_share}
     order["batch"] = training.train_batch_size * training.gradient_accumulation_steps * training.world_size
     order["seed"] = training.seed if training.data_seed is None else training.data_seed
-    # The rows themselves: which item documents are drawn, and what is packed with what.
-    return order | {"rows_seed": training.seed, "packing": training.packing, "max_length": training.max_length}
+    # The rows themselves: which item documents are drawn, and what is packed with what (of preference's, nothing).
+    packing = getattr(training, "packing", False)
+    return order | {"rows_seed": training.seed, "packing": packing, "max_length": training.max_length}
 
 
 def fix_run_length(training: Any, rows: int) -> None:

@@ -14,6 +14,8 @@ def test_wording_of_version_1() -> None:
     assert TEMPLATE.item_document("Books", "Dune") == "An item in Books:\nDune\n"
     assert TEMPLATE.item_document("Books", "Dune", "Sand.") == "An item in Books:\nDune\nSand.\n"
     assert TEMPLATE.item_document("Books", "Dune", "") == "An item in Books:\nDune\n"
+    assert TEMPLATE.question() + TEMPLATE.line("Dune") == "Does the user choose this next?\nDune\n"
+    assert [TEMPLATE.answer(yes) for yes in (True, False)] == ["Yes\n", "No\n"]
 
 
 def test_prompt_and_completion_read_as_a_document() -> None:

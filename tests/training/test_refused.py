@@ -7,13 +7,22 @@ import trl
 
 from cprec_hf.errors import InputError
 from cprec_hf.training import refused
-from cprec_hf.training.arguments import AnnealArguments, BaseArguments, CptArguments, SftArguments, parse_stage
+from cprec_hf.training.arguments import (
+    AnnealArguments,
+    BaseArguments,
+    CptArguments,
+    PointwiseArguments,
+    PreferenceArguments,
+    SftArguments,
+    parse_stage,
+)
 
 ALONE = {
     "base": BaseArguments,
     "cpt": CptArguments,
     "anneal": AnnealArguments,
     "sft": SftArguments,
+    "pointwise": PointwiseArguments,
 }
 
 
@@ -66,6 +75,7 @@ def test_keys_that_no_stage_acts_on(stage, keys, why, tmp_path):
         ("sft", {"mixture": '{"domain": 1}'}, "`mixture` has no place in sft: it is a key of cpt and anneal"),
         ("base", {"average_checkpoints": 2}, "`average_checkpoints` has no place in base: .* of cpt and anneal"),
         ("cpt", {"anneal_steps": 2}, "`anneal_steps` has no place in cpt: it is a key of anneal"),
+        ("pointwise", {"completion_only_loss": "true"}, "the loss is over the answers"),
     ],
 )
 def test_keys_that_one_stage_does_not_act_on(stage, keys, why, tmp_path):
@@ -89,3 +99,23 @@ def test_the_tables_name_keys_of_trl_and_their_defaults():
     for keys in refused._NO_PLACE.values():
         assert keys.keys() <= fields.keys()
     assert set(refused._LORA) <= fields.keys()
+
+
+def test_preferences_own_table_names_keys_of_dpo_and_their_defaults(tmp_path):
+    fields = {f.name: f for f in dataclasses.fields(trl.DPOConfig)}
+    for key, (value, _) in refused._FIXED_OF["preference"].items():
+        default = fields[key].default
+        found = fields[key].default_factory() if default is dataclasses.MISSING else default
+        assert getattr(found, "value", found) == value, key
+    argv = ["--corpus", "c", "--output_dir", str(tmp_path / "o")]
+    for flags, why in (
+        (["--loss_type", "hinge"], "`loss_type` has no place in preference: the loss is the softmax DPO"),
+        (["--ld_alpha", "0.5"], "`ld_alpha`"),
+        (["--label_smoothing", "0.1"], "`label_smoothing`"),
+        (["--pad_to_multiple_of", "8"], "as wide as its longest row"),
+        (["--truncation_mode", "keep_end"], "none is cut"),
+        (["--lora_r", "4"], "give `use_peft: true`"),
+    ):
+        with pytest.raises(InputError, match=why):
+            parse_stage("preference", PreferenceArguments, [*argv, *flags], trl.DPOConfig)
+    parse_stage("preference", PreferenceArguments, [*argv, "--loss_type", "sigmoid", "--beta", "1"], trl.DPOConfig)

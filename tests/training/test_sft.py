@@ -1,16 +1,21 @@
 import json
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from huggingface_hub import HfApi
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from cprec_hf.corpus.encoder import Encoder
 from cprec_hf.corpus.record import ModelRecord
 from cprec_hf.errors import InputError
-from cprec_hf.training import sft
+from cprec_hf.hub.kinds import plan_trunk
+from cprec_hf.hub.publish import publish
+from cprec_hf.training import cpt, sft
 from cprec_hf.training.probe import RankingProbe
+from cprec_hf.training.subset import few_users
 from training.runs import half_written, log_lines, weights
 
 
@@ -97,9 +102,58 @@ def test_an_adapter_and_a_model_built_on_it(flags):
     torch.testing.assert_close(AutoModelForCausalLM.from_pretrained(merged)(ids).logits, expected)
 
 
+def test_from_a_trunks_revision_on_the_hub(flags, hub_machine, tmp_path):
+    """The branch trunk-step-2 of a repo whose main branch is empty, read at its commit."""
+    trunk = cpt.main(flags("trunk", max_steps=4, save_steps=2))
+    api = HfApi(endpoint=hub_machine.hub.url, token=hub_machine.hub.token)
+    pushed = publish(plan_trunk(trunk / "checkpoint-2", "trunk", endpoint=hub_machine.hub.url), api)
+    keys = {"model_name_or_path": pushed.repo_id, "model_revision": "trunk-step-2", "max_steps": 2}
+    hub_machine.run(
+        "import json, sys; from cprec_hf.training import sft; sft.main(json.loads(sys.argv[1])); print('null')",
+        json.dumps(flags("far", **keys)),
+    )
+    near = sft.main(flags("near", model_name_or_path=trunk / "checkpoint-2", max_steps=2))
+    assert weights(tmp_path / "far") == weights(near)
+    record = ModelRecord.load(tmp_path / "far")
+    assert (record.base, record.base_revision) == (pushed.repo_id, pushed.commit)
+
+
+def test_a_smaller_share_of_the_users_is_among_a_larger_one():
+    users = [f"u{i}" for i in range(40) for _ in range(1 + i % 3)]
+    rows = pa.table({"user_id": users, "row": range(len(users))})
+    kept = {share: few_users(rows, share, 0) for share in (0.01, 0.1, 0.3, 1.0)}
+    chosen = {share: set(table["user_id"].to_pylist()) for share, table in kept.items()}
+    assert [len(names) for names in chosen.values()] == [1, 4, 12, 40]
+    assert chosen[0.01] < chosen[0.1] < chosen[0.3] < chosen[1.0]
+    for share, table in kept.items():  # whole users, in the order of the rows
+        assert table["row"].to_pylist() == [i for i, user in enumerate(users) if user in chosen[share]]
+    order = np.random.default_rng(0).permutation(len(users))
+    assert set(few_users(rows.take(order), 0.1, 0)["user_id"].to_pylist()) == chosen[0.1]
+    assert set(few_users(rows, 0.1, 1)["user_id"].to_pylist()) != chosen[0.1]
+    assert few_users(rows, None, 0) is rows
+
+
+def test_a_few_shot_run_reads_and_records_its_users_rows(flags, corpus):
+    """The tokens of the run are those of the subset's rows, whatever its seed and batch."""
+    table = pq.read_table(corpus / "sft-tools" / "train.parquet")
+    mine = few_users(table, 0.1, 3)
+    assert len(mine) == 3
+    encoder = Encoder(AutoTokenizer.from_pretrained(corpus / "tokenizer"))
+    tokens = encoder.documents([row["prompt"] + row["completion"] for row in mine.to_pylist()]).lengths.sum()
+    for seed, batch in ((1, 3), (2, 1)):
+        steps = 3 // batch
+        run = {"max_steps": steps, "per_device_train_batch_size": batch, "packing": False, "seed": seed}
+        out = sft.main(flags(f"few-{seed}", **run, train_share=0.1, subset_seed=3))
+        record = ModelRecord.load(out)
+        assert record.schedule["data"].items() >= {"train_share": 0.1, "subset_seed": 3, "rows": 3}.items()
+        assert record.tokens == tokens
+    assert "train_share" not in ModelRecord.load(sft.main(flags("all", max_steps=1))).schedule["data"]
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
+        ({"train_share": 0}, "`train_share` is 0.0; give a share of the users"),
         ({"domain": "Books"}, "`domain` is 'Books'; "),
         ({"early_stopping_patience": 2}, "give at least 1, and `eval_steps`"),
         ({"eval_strategy": "steps", "eval_steps": 1, "probe_users": 0}, "`probe_users` 0 leaves no validation row"),
