@@ -113,8 +113,9 @@ def test_shards_and_types(tmp_path):
             save_file({"b": tensors["b"], "count": tensors["count"]}, folder / "model-00002-of-00002.safetensors")
             index = {name: f"model-0000{1 + (name != 'a')}-of-00002.safetensors" for name in tensors}
             (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
-        for name in ("trainer_state.json", "optimizer.pt", "scheduler.pt"):
-            (folder / name).write_text("{}")
+        (folder / "trainer_state.json").write_text("{}")
+        for name in ("optimizer.pt", "scheduler.pt"):
+            torch.save({}, folder / name)
     final = shutil.copytree(tmp_path / "checkpoint-4", tmp_path / "final")
     average_weights(tmp_path, range(5), final)
     got = {}
