@@ -9,7 +9,9 @@ with `weights_only=True`.
 
 from __future__ import annotations
 
+import math
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +26,7 @@ from transformers import Trainer, set_seed
 
 from cprec_hf.corpus.record import ModelRecord
 from cprec_hf.errors import InputError
+from cprec_hf.training.mixture import before_anneal
 
 _OPTIMIZER, _SCHEDULER = "optimizer.pt", "scheduler.pt"
 
@@ -195,8 +198,11 @@ def refuse_other_data(checkpoint: Path, record: ModelRecord, args: Any) -> None:
         before = ModelRecord.load(checkpoint)
     except InputError:  # of a Trainer that records nothing
         return
+    step, ends = before.schedule.get("step", 0), [_phase_ends(r.schedule) for r in (before, record)]
+    annealing = any(step > last for _, last in ends)  # before that, what an anneal will read is still open
     theirs, ours = (
-        {"corpus": r.corpus_hash, "domain": r.domain, **(r.schedule.get("data") or {})} for r in (before, record)
+        {"corpus": r.corpus_hash, "domain": r.domain, **_order(r.schedule, step, end, annealing=annealing)}
+        for r, end in zip((before, record), ends, strict=True)
     )
     said = [
         f"`{key}` was {theirs[key]!r} and is {ours[key]!r}"
@@ -214,6 +220,21 @@ def refuse_other_data(checkpoint: Path, record: ModelRecord, args: Any) -> None:
             f"`resume_from_checkpoint`: {checkpoint} stopped in other data than this run's: {'; '.join(sorted(said))}; "
             "make them equal, or begin a new run with the checkpoint as `model_name_or_path`"
         )
+
+
+def _phase_ends(schedule: Mapping[str, Any]) -> tuple[float, float]:
+    """The last steps of warmup and of the stable phase; never, under a schedule without phases."""
+    if "stable_steps" not in schedule:
+        return math.inf, math.inf
+    return schedule["warmup_steps"], schedule["warmup_steps"] + schedule["stable_steps"]
+
+
+def _order(schedule: Mapping[str, Any], step: int, ends: tuple[float, float], *, annealing: bool) -> dict[str, Any]:
+    """What the order of the rows up to `step` depends on; of phases with mixtures of their own, those begun by then."""
+    order = schedule.get("data") or {}
+    if "mixture" not in order:
+        return dict(order)
+    return (order if annealing else before_anneal(order)) | {"phase ends": [min(step, end) for end in ends]}
 
 
 def _part(whole: Tensor, like: Tensor) -> Tensor:

@@ -20,7 +20,8 @@ from training.runs import half_written, untimed, weights
 KILLS = int(os.environ.get("CPREC_KILLS", "3"))
 RUN = {
     "max_steps": 8, "save_steps": 2, "save_total_limit": 2, "gradient_accumulation_steps": 2, "logging_steps": 3,
-    "item_share": 0.3, "resume_from_checkpoint": "true",
+    "mixture": {"stable": {"domain": 1, "all_domain": 2}, "anneal": {"all_domain": 1, "items": 1}}, "warmup_steps": 1,
+    "lr_scheduler_kwargs": {"num_anneal_steps": 3}, "average_checkpoints": 2, "resume_from_checkpoint": "true",
 }  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 import ast
 import dataclasses
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -147,11 +148,34 @@ ARGS = SimpleNamespace(per_device_train_batch_size=1, gradient_accumulation_step
 def test_other_data_is_refused(tmp_path, change, said):
     refuse_other_data(tmp_path, RECORD, ARGS)  # nothing recorded
     dataclasses.replace(RECORD, **change).save(tmp_path)
-    if said is None:
+    with nullcontext() if said is None else pytest.raises(InputError, match=said):
         refuse_other_data(tmp_path, RECORD, ARGS)
-    else:
-        with pytest.raises(InputError, match=said):
-            refuse_other_data(tmp_path, RECORD, ARGS)
+
+
+MIXED = {"batch": 4, "rows": {"a": 9, "b": 9}, "mixture": {"stable": {"a": 1}, "anneal": {"b": 1}}}
+PHASES = {"warmup_steps": 2, "stable_steps": 8, "anneal_steps": 4}
+
+
+@pytest.mark.parametrize(
+    ("step", "change", "said"),
+    [
+        (10, {}, None),
+        (14, {}, None),
+        # A trunk without an anneal is resumed with one, of kinds and weights of its own.
+        (10, {"data": {**MIXED, "rows": {"a": 9}, "mixture": {"stable": {"a": 1}}}, "anneal_steps": 0}, None),
+        (10, {"data": {**MIXED, "rows": {"a": 9, "c": 1}, "mixture": {"stable": {"a": 1}, "anneal": {"c": 1}}}}, None),
+        (10, {"stable_steps": 90}, None),
+        (14, {"data": {**MIXED, "mixture": {"stable": {"a": 1}, "anneal": {"a": 1}}}}, "`mixture` was .* and is"),
+        (10, {"data": {**MIXED, "mixture": {"stable": {"a": 1, "b": 1}}}}, "`mixture` was .* and is"),
+        (14, {"stable_steps": 10}, r"`phase ends` was \[2, 12\] and is \[2, 10\]"),
+        (14, {"warmup_steps": 4, "stable_steps": 6}, r"`phase ends` was \[4, 10\] and is \[2, 10\]"),
+    ],
+)
+def test_of_a_mixture_by_phase_what_was_read_counts(tmp_path, step, change, said):
+    ours = dataclasses.replace(RECORD, schedule={**PHASES, "data": MIXED, "step": 0})
+    dataclasses.replace(RECORD, schedule={**ours.schedule, "step": step, **change}).save(tmp_path)
+    with nullcontext() if said is None else pytest.raises(InputError, match=said):
+        refuse_other_data(tmp_path, ours, ARGS)
 
 
 def test_pickles_are_read_with_weights_only():
