@@ -15,7 +15,7 @@ from cprec_hf.hub.markdown import Safe, code_span, escape, fenced, render, table
 _WORDS = {
     "type": "schedule",
     "learning_rate": "peak learning rate",
-    "min_lr_ratio": "last learning rate, as a share of the peak",
+    "min_lr_ratio": "floor of the learning rate, as a share of the peak",
     "step": "step of this model",
     "averaged_steps": "its weights are the mean of those at steps",
     "half_life_steps": "steps in which the anneal halves the learning rate",
@@ -25,6 +25,7 @@ _WORDS = {
 _STAGES = {
     "base": "base (the words of the items, no behaviour)",
     "cpt": "cpt (continual pre-training, not yet annealed)",
+    "cpt, annealed": "cpt (continual pre-training, finished)",
     "anneal": "anneal (continual pre-training, finished)",
     "sft": "sft (supervised fine-tuning on one domain)",
     "preference": "preference (DPO, targets over sampled items of one domain)",
@@ -49,14 +50,15 @@ def render_model_card(facts: Mapping[str, Any]) -> str:
     repo_id, domain, licence = facts.get("repo_id"), record["domain"], " and ".join(record.get("licences") or [])
     base, branch = repo_of(record["base"]), facts.get("branch") or "main"
     corpus = record["corpus"] if is_repo_id(record["corpus"]) else "path/to/the/corpus"
-    index = model_index(facts)
+    index, annealed = model_index(facts), _is_annealed(record)
     body = render(
         "model_cards",
         "model.md.jinja",
         {
             "name": facts["model_name"],
             "record": record,
-            "stage": _STAGES.get(record["stage"], record["stage"]),
+            "stage": _STAGES.get("cpt, annealed" if annealed else record["stage"], record["stage"]),
+            "trunk": record["stage"] == "cpt" and not annealed,
             "adapter": bool(adapter),
             "shows_candidates": record.get("candidate_list_in_prompt", False),
             "where": literal(repo_id if is_repo_id(repo_id) else "path/to/this/folder"),
@@ -113,6 +115,13 @@ def training_facts(record: Mapping[str, Any], rows: Sequence[Mapping[str, Any]])
     losses = [row["loss"] for row in rows if "loss" in row and row["step"] <= step]
     facts = {"steps": step, "tokens_per_step": record["tokens"] // max(step - begin, 1)}
     return facts | ({"last_loss": losses[-1]} if losses else {})
+
+
+def _is_annealed(record: Mapping[str, Any]) -> bool:
+    """Whether a model of `cpt` comes from the anneal of its own run, not from a trunk's warmup or stable phase."""
+    schedule = record["schedule"]
+    before = schedule.get("warmup_steps", 0) + schedule.get("stable_steps", 0)
+    return bool(record["stage"] == "cpt" and schedule.get("anneal_steps") and schedule.get("step", 0) > before)
 
 
 def _pairs(values: Mapping[str, Any]) -> list[list[Any]]:

@@ -139,6 +139,8 @@ STAGES: dict[str, type[StageArguments]] = {
     "cpt": CptArguments,
     "anneal": AnnealArguments,
     "sft": SftArguments,
+    "preference": PreferenceArguments,
+    "pointwise": PointwiseArguments,
 }
 """The keys of each stage."""
 

@@ -19,6 +19,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 import torch
+import trl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch.optim.lr_scheduler import LambdaLR
@@ -29,7 +30,7 @@ from cprec_hf.errors import InputError
 from cprec_hf.files import atomic_file, require_writable
 from cprec_hf.hub.curves import STYLE, Curve, plot_learning_rate, png
 from cprec_hf.training.anneal import follow_trunk
-from cprec_hf.training.arguments import STAGES, AnnealArguments, CptArguments, parse_stage
+from cprec_hf.training.arguments import STAGES, AnnealArguments, MixtureArguments, parse_stage
 from cprec_hf.training.checkpoints import find_checkpoint
 from cprec_hf.training.cpt import be_a_trunk
 from cprec_hf.training.mixture import PHASES, read_mixture
@@ -70,7 +71,7 @@ def main(stage: str, argv: Sequence[str]) -> Path:
     """Draw the schedule of a recipe; returns the picture's path.
 
     Args:
-        stage: base, cpt, anneal, sft.
+        stage: base, cpt, anneal, sft, preference, pointwise.
         argv: the stage's command line, with `--plot-schedule PNG` in it.
 
     Raises:
@@ -101,7 +102,8 @@ def read_schedule(stage: str, argv: Sequence[str]) -> Schedule:
         InputError: the recipe is wrong, or its schedule cannot be known before the run: it counts epochs, whose steps
             depend on the corpus, or its rate follows the loss.
     """
-    arguments, training, _, _ = parse_stage(stage, STAGES[stage], argv)
+    config = trl.DPOConfig if stage == "preference" else trl.SFTConfig
+    arguments, training, _, _ = parse_stage(stage, STAGES[stage], argv, config)
     begin, unit = 0, "learning rate"
     if isinstance(arguments, AnnealArguments):
         begin, unit = _follow(training, arguments)
@@ -116,7 +118,7 @@ def read_schedule(stage: str, argv: Sequence[str]) -> Schedule:
     rates = _rates(training)[begin:]
     shown = {} if phases is None else _spans(phases, begin)
     mixture: dict[str, dict[str, float]] = {}
-    if isinstance(arguments, CptArguments) and arguments.mixture is not None:
+    if isinstance(arguments, MixtureArguments) and arguments.mixture is not None:
         weights = read_mixture(arguments.mixture, None, stage=stage).by_phase(phases)
         mixture = {name: _shares(by_kind) for name, by_kind in weights.items()}
     return Schedule(stage, training.lr_scheduler_type.value, unit, begin, rates, shown, mixture)

@@ -80,7 +80,7 @@ def test_a_trunk_and_its_anneal_log_what_was_drawn(flags, plot):
     assert alone["rates"] == pytest.approx([line["learning_rate"] / 0.01 for line in lines])
 
 
-@pytest.mark.parametrize("name", ["base", "cpt", "anneal", "sft", "sft-only-long"])
+@pytest.mark.parametrize("name", ["base", "cpt", "anneal", "sft", "sft-only-long", "preference", "pointwise"])
 def test_shipped_recipes_are_drawn_without_their_inputs(name, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     stage = name.split("-")[0]

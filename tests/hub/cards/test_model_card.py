@@ -114,6 +114,19 @@ def test_each_stage_says_what_it_is(stage: str, domain: str | None, said: str) -
     assert ("made to be trained further" in card) == (stage != "sft")
 
 
+@pytest.mark.parametrize(("step", "trunk"), [(100, True), (750, True), (751, False), (900, False)])
+def test_a_run_through_all_phases_is_a_trunk_until_it_anneals(step: int, trunk: bool) -> None:
+    schedule = {"type": "wsa", "warmup_steps": 30, "stable_steps": 720, "anneal_steps": 150, "step": step}
+    card = render_model_card(model_facts(record={"stage": "cpt", "domain": None, "schedule": schedule}))
+    assert ("A trunk: a language model in the midst" in card) == ("not yet annealed)" in card) == trunk
+    assert ("Stage: cpt (continual pre-training, finished)" in card) == (not trunk)
+
+
+def test_the_mean_of_checkpoints_is_named() -> None:
+    card = render_model_card(model_facts(record={"schedule": {"type": "wsa", "averaged_steps": [50, 75], "step": 75}}))
+    assert "| its weights are the mean of those at steps | 50, 75 |" in card
+
+
 def test_an_only_parent_is_named_once() -> None:
     card = render_model_card(model_facts(record={"parents": ["user/base"]}))
     assert "- Base model: user/base.\n" in card
