@@ -121,6 +121,17 @@ def test_rows_read_as_the_corpus_does_and_make_room_for_the_longest_title(corpus
         preference_rows(table, catalogue, negatives, sizes, 20)
 
 
+def test_where_prompts_show_their_candidates_the_frozen_list_stands_in_its_order(corpus, catalogue):
+    table = pq.read_table(corpus / "sft-tools" / "train.parquet").slice(0, 4)
+    titles = dict(zip(catalogue.ids.to_pylist(), catalogue.names.to_pylist(), strict=True))
+    sizes = {"history_length": 6, "candidate_list_in_prompt": True}
+    rows = preference_rows(table, catalogue, negatives_of(table, catalogue, 2, "any"), sizes, 400)
+    encoder = Encoder(AutoTokenizer.from_pretrained(corpus / "tokenizer"))
+    for i, row in enumerate(table.to_pylist()):
+        names = [[titles[item] for item in row[key]] for key in ("history", "candidates")]
+        assert encoder.decode(rows[i]["prompt_ids"]) == load_template("1").prompt("Tools", *names)
+
+
 def brute_force(policy, reference, corpus, negatives, beta=BETA):
     """The mean loss over all training rows, one sequence at a time, in float64, with its graph; and the margins."""
     encoder = Encoder(AutoTokenizer.from_pretrained(corpus / "tokenizer"))
