@@ -85,10 +85,11 @@ def plan(entry: PushConfig, *, private: bool) -> Push:
         from cprec_hf.corpus.push import plan_audited_corpus
 
         return plan_audited_corpus(folder, entry.repo, **where)
-    if entry.kind == "trunk":
+    if entry.kind in ("trunk", "checkpoint"):
         from cprec_hf.training.checkpoints import find_checkpoint
 
-        return kinds.plan_trunk(find_checkpoint(folder, "folder"), entry.repo, private=private)
+        plan_it = kinds.plan_trunk if entry.kind == "trunk" else kinds.plan_checkpoint
+        return plan_it(find_checkpoint(folder, "folder"), entry.repo, private=private)
     if entry.kind == "metric":
         shipped = Path(__file__).parent / "metrics" / entry.folder
         return kinds.plan_metric(folder if folder.is_dir() else shipped, entry.repo, **where)

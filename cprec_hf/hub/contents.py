@@ -19,9 +19,10 @@ KNOWN = (
     *("*.json", "*.jsonl", "*.md", "*.txt", "*.csv", "*.tsv", "*.yaml", "*.yml", "*.toml", "*.jinja", "*.html", "*.py"),
     *("*.tiktoken", "license", "notice", "*.parquet", "*.safetensors", "*.model", "*.png", "*.jpg", "*.svg"),
 )
-# Stays, as it should: what the Trainer pickles its arguments into, secrets, leftovers and folders of tools.
+# Stays, as it should: what the Trainer pickles its arguments into, secrets, leftovers, folders of tools, and the
+# checkpoints of a run, each of which is a push of its own.
 NEVER = ("training_args.bin", ".env", ".env.*", "*.tmp", "*.key", "*.pyc", PUBLISHED)
-NEVER_FOLDERS = (".git", ".cache", "__pycache__", "checkpoint-*")
+NEVER_FOLDERS = (".git", ".cache", "__pycache__", "checkpoint-*", "to-push")
 # The Trainer's state: pushed only as the resume state of a trunk checkpoint.
 STATE = ("*.bin", "*.pt", "*.pth")
 # How files begin that hold objects or other files: pickles of protocol 2 and later; zip (torch.save), gzip, bzip2, xz,

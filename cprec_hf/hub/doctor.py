@@ -62,16 +62,17 @@ def diagnose(recipe: str | Path | None = None, api: HfApi | None = None, *, fold
     values = {} if recipe is None else read_yaml(find_recipe(str(recipe)))
     pushes = from_mapping(values, HubConfig, str(recipe)) if "push" in values else None
     yield _endpoint(api)
-    user, token = _token(api, needed=pushes is not None)
+    run = values if values.get("push_to_hub") is True and isinstance(values.get("output_dir"), str) else None
+    user, token = _token(api, needed=pushes is not None or run is not None)
     yield token
     downloads = parameters = 0
     for what, name, repo_type, revision, revision_key in _reads(values):
         finding, download = _readable(api, what, name, repo_type, revision, revision_key)
         yield finding
         downloads += download
-        if what == "`model_name_or_path`" and finding.ok:
+        if what in ("`model_name_or_path`", "`init_from`") and finding.ok:
             parameters = parameters_here(Path(name)) if not download else parameters_there(api, name, revision)
-    if isinstance(values.get("init_from"), str):
+    if isinstance(values.get("init_from"), str) and not _at_revision(values["init_from"]):
         trunk = Path(values["init_from"])
         yield _folder("`init_from`", trunk)
         parameters = max([parameters_here(folder) for folder in (trunk, *trunk.glob("checkpoint-*"))])
@@ -82,6 +83,10 @@ def diagnose(recipe: str | Path | None = None, api: HfApi | None = None, *, fold
     if pushes is not None and user is not None:
         for entry in pushes.push:
             yield _writable(api, user, entry, public=pushes.public, folders=folders)
+    if run is not None and user is not None:  # of a run that pushes while it trains
+        folder = run["output_dir"]
+        entry = PushConfig(kind="model", folder=folder, repo=run.get("hub_model_id") or Path(folder).resolve().name)
+        yield _writable(api, user, entry, public=run.get("hub_private_repo") is False, folders=False)
 
 
 def _endpoint(api: HfApi) -> Finding:
@@ -139,10 +144,18 @@ def _reads(values: Mapping[str, Any]) -> Iterator[tuple[str, str, RepoType, str 
     for key, (repo_type, revision_key) in _READS.items():
         if isinstance(values.get(key), str):
             yield f"`{key}`", values[key], repo_type, values.get(revision_key), revision_key
+    if isinstance(values.get("init_from"), str) and _at_revision(values["init_from"]):
+        repo, _, revision = values["init_from"].partition("@")
+        yield "`init_from`", repo, "model", revision, "init_from"
     methods = values.get("methods")
     for method in methods if isinstance(methods, list) else []:
         if isinstance(method, Mapping) and isinstance(method.get("model"), str):
             yield "`model`", method["model"], "model", method.get("revision"), "revision"
+
+
+def _at_revision(name: str) -> bool:
+    """Whether a trunk is named as `repo@revision`."""
+    return "@" in name and not Path(name).exists()
 
 
 def _folder(what: str, folder: Path) -> Finding:

@@ -81,17 +81,32 @@ def plan_trunk(checkpoint: str | Path, repo_id: str, *, private: bool = True, en
         InputError: no checkpoint, one outside the stable phase, or what `plan_model` refuses.
     """
     checkpoint = Path(checkpoint)
-    record = _read(checkpoint, "cprec.json", "a checkpoint of a trunk")
+    schedule = _read(checkpoint, "cprec.json", "a checkpoint of a trunk")["schedule"]
     _read(checkpoint, _STATE, "a checkpoint of a trunk")
-    schedule = record["schedule"]
-    step, warmup, stable = (schedule.get(key) for key in ("step", "warmup_steps", "stable_steps"))
-    if stable is None or not warmup <= step <= warmup + stable:
+    if not _is_stable(schedule):
         raise InputError(
             f"{checkpoint} is not in the stable phase of a WSA run, so no anneal could branch from it; push the "
             "finished model with the kind `model`"
         )
-    where = ModelOptions(branch=f"trunk-step-{step}", private=private, endpoint=endpoint)
+    where = ModelOptions(branch=f"trunk-step-{schedule['step']}", private=private, endpoint=endpoint)
     return _plan_model(checkpoint, repo_id, kind="trunk", resume_state=True, **where)
+
+
+def plan_checkpoint(checkpoint: str | Path, repo_id: str, *, private: bool = True, endpoint: str | None = None) -> Push:
+    """A `checkpoint-N` with its resume state, as a branch of its own: `checkpoint-N`, or for a trunk `trunk-step-N`.
+
+    Arguments: see `ModelOptions`.
+
+    Raises:
+        InputError: no checkpoint, or what `plan_model` refuses.
+    """
+    checkpoint = Path(checkpoint)
+    record = _read(checkpoint, "cprec.json", "a checkpoint of a run")
+    if record["stage"] == "cpt" and _is_stable(record["schedule"]):
+        return plan_trunk(checkpoint, repo_id, private=private, endpoint=endpoint)
+    _read(checkpoint, _STATE, "a checkpoint of a run")
+    where = ModelOptions(branch=f"checkpoint-{record['schedule']['step']}", private=private, endpoint=endpoint)
+    return _plan_model(checkpoint, repo_id, kind="checkpoint", resume_state=True, **where)
 
 
 def plan_model(folder: str | Path, repo_id: str, **options: Unpack[ModelOptions]) -> Push:
@@ -223,7 +238,7 @@ def _plan_model(
         "model_name": repo_id.split("/")[-1],
         "adapter": adapter.is_file(),
         "items": _ITEMS in files,
-        "resume_state": resume_state,
+        "resume_state": kind == "trunk",
         "hardware": record.get("hardware"),
     }
     files["cprec.json"] = _json(facts["record"])
@@ -249,6 +264,11 @@ def _plan_model(
         branch=branch,
         private=private,
     )
+
+
+def _is_stable(schedule: Mapping[str, Any]) -> bool:
+    warmup, stable = schedule.get("warmup_steps"), schedule.get("stable_steps")
+    return stable is not None and warmup <= schedule["step"] <= warmup + stable
 
 
 def _method_of(folder: Path, report: Mapping[str, Any], where: str | Path) -> str:

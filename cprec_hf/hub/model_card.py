@@ -139,15 +139,11 @@ def _pairs(values: Mapping[str, Any]) -> list[list[Any]]:
 
 
 def _branch_off(facts: Mapping[str, Any], branch: str, corpus: str) -> Safe:
-    """The commands that anneal a trunk's checkpoint over a tenth of its steps."""
-    repo_id, folder = facts.get("repo_id"), shlex.quote(branch)
-    where = repo_id if is_repo_id(repo_id) else "path/to/this/folder"
-    steps = max(1, facts["record"]["schedule"]["step"] // 10)
-    lines = [
-        f"hf download {where} --revision {folder} --local-dir {folder}",
-        f"cprec anneal --init_from {folder} --corpus {corpus} --anneal_steps {steps} --output_dir annealed",
-    ]
-    return fenced("\n".join(lines), "bash")
+    """The command that anneals a trunk's checkpoint over a tenth of its steps."""
+    repo_id, steps = facts.get("repo_id"), max(1, facts["record"]["schedule"]["step"] // 10)
+    where = f"{repo_id}@{branch}" if is_repo_id(repo_id) else "path/to/this/folder"
+    line = f"cprec anneal --from {shlex.quote(where)} --corpus {corpus} --anneal_steps {steps} --output_dir annealed"
+    return fenced(line, "bash")
 
 
 def _score(results: list[Mapping[str, Any]]) -> str:

@@ -17,7 +17,7 @@ from cprec_hf.errors import InputError
 from cprec_hf.hub.files import RepoType
 from cprec_hf.hub.published import Pushed, remember
 from cprec_hf.hub.remote import Remote, Source, size
-from cprec_hf.hub.retry import insist
+from cprec_hf.hub.retry import HubUnavailable, insist, may_pass
 from cprec_hf.hub.secrets import refuse_secrets
 
 if TYPE_CHECKING:
@@ -148,9 +148,10 @@ def _said_plainly(push: Push, api: HfApi) -> Iterator[None]:
             412: "someone else committed to that branch in this moment; push again",
         }
         said = known.get(status, f"the Hub answered with status {status}; the push changed nothing, try again later")
-        raise InputError(f"{what} at {api.endpoint}: {said}") from None
+        kind = HubUnavailable if may_pass(error) or status == 412 else InputError
+        raise kind(f"{what} at {api.endpoint}: {said}") from None
     except (httpx2.TransportError, LocalEntryNotFoundError) as error:
-        raise InputError(f"the Hub at {api.endpoint} cannot be reached ({type(error).__name__})") from None
+        raise HubUnavailable(f"the Hub at {api.endpoint} cannot be reached ({type(error).__name__})") from None
     except ValueError as error:
         if "Invalid metadata in README.md" not in str(error):
             raise

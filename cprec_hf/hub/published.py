@@ -38,7 +38,8 @@ def remember(folder: Path, pushed: Pushed, endpoint: str) -> None:
     record = _record_hash(folder)
     if record is None:
         return
-    values = {_address(endpoint): {"repo_id": pushed.repo_id, "commit": pushed.commit, "record": record}}
+    where = {"repo_id": pushed.repo_id, "branch": pushed.branch, "commit": pushed.commit}
+    values = {_address(endpoint): {**where, "record": record}}
     values = {hub: noted for hub, noted in _noted(folder).items() if noted["record"] == record} | values
     with atomic_file(folder / FILENAME) as temporary:
         temporary.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
@@ -50,11 +51,8 @@ def published(name: str, endpoint: str | None = None) -> tuple[str, str | None]:
     A folder that was pushed there becomes its repo; one that was not, and any other path, its last part; a repo id
     stays.
     """
-    folder = Path(name)
-    noted = _noted(folder).get(_address(endpoint))
-    if noted is not None and noted["record"] == _record_hash(folder):
-        return noted["repo_id"], noted["commit"]
-    return without_path(name), None
+    noted = _pushed(name, endpoint)
+    return (noted["repo_id"], noted["commit"]) if noted else (without_path(name), None)
 
 
 def without_path(name: str) -> str:
@@ -72,11 +70,12 @@ def relocated_record(record: Mapping[str, Any], endpoint: str | None = None) -> 
     """A model's record (`cprec.json`), its corpus, base and parents as they may leave this machine."""
     corpus, corpus_commit = published(record["corpus"], endpoint)
     base, base_commit = published(record["base"], endpoint)
+    branch = (_pushed(record["base"], endpoint) or {}).get("branch", "main")
     return {
         **record,
         "corpus": corpus,
         "corpus_revision": corpus_commit or record["corpus_revision"],
-        "base": base,
+        "base": base if branch == "main" or "/" in branch else f"{base}@{branch}",
         "base_revision": base_commit or record.get("base_revision"),
         "parents": ["@".join(filter(None, published(parent, endpoint))) for parent in record["parents"]],
     }
@@ -112,11 +111,18 @@ def _relocated_method(method: Mapping[str, Any], endpoint: str | None) -> dict[s
     return {**moved, "record": relocated_record(method["record"], endpoint)} if "record" in method else moved
 
 
+def _pushed(name: str, endpoint: str | None) -> dict[str, str] | None:
+    """The note of a folder's last push to a Hub, if the folder is still what was pushed."""
+    noted = _noted(Path(name)).get(_address(endpoint))
+    return noted if noted is not None and noted["record"] == _record_hash(Path(name)) else None
+
+
 def _noted(folder: Path) -> dict[str, dict[str, str]]:
-    """Address of a Hub -> repo_id, commit and record of the folder's last push there; empty without a readable note."""
+    """Address of a Hub -> repo_id, branch, commit and record of the folder's last push there; empty without a note."""
     try:
         values = json.loads((folder / FILENAME).read_text(encoding="utf-8"))
-        return {hub: {key: noted[key] for key in ("repo_id", "commit", "record")} for hub, noted in values.items()}
+        needed = ("repo_id", "commit", "record")  # an older release noted no branch
+        return {hub: {"branch": "main", **noted, **{k: noted[k] for k in needed}} for hub, noted in values.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):  # none, or an older release's, of no Hub
         return {}
 

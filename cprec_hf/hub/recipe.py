@@ -7,7 +7,7 @@ from typing import Literal
 
 from cprec_hf.errors import InputError
 
-Kind = Literal["corpus", "trunk", "model", "adapter", "recommender", "metric", "results"]
+Kind = Literal["corpus", "trunk", "checkpoint", "model", "adapter", "recommender", "metric", "results"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,11 +17,11 @@ class PushConfig:
     kind: Kind
     """What is pushed; see `kinds`."""
     folder: str
-    """Local folder; for a trunk the run's (its newest checkpoint is taken), for a metric also a shipped one's name."""
+    """Local folder; for a trunk or checkpoint also a run's (its newest is taken), for a metric a shipped one's name."""
     repo: str
     """`user/name`, or `name` under the token's user."""
     branch: str = "main"
-    """Branch to push to; a trunk goes to its own, `trunk-step-N`."""
+    """Branch to push to; a trunk and a checkpoint go to their own, `trunk-step-N` and `checkpoint-N`."""
     results: str | None = None
     """For models: the folder of an evaluation, for the card and `.eval_results/`."""
 
@@ -41,5 +41,6 @@ class HubConfig:
         for entry in self.push:
             if entry.results is not None and entry.kind not in ("model", "adapter", "recommender"):
                 raise InputError(f"`results` goes with a model, not with a {entry.kind}")
-            if entry.kind == "trunk" and entry.branch != "main":
-                raise InputError("`branch` has no place with a trunk: it goes to trunk-step-N")
+            if entry.kind in ("trunk", "checkpoint") and entry.branch != "main":
+                own = {"trunk": "trunk-step-N", "checkpoint": "checkpoint-N"}[entry.kind]
+                raise InputError(f"`branch` has no place with a {entry.kind}: it goes to {own}")

@@ -8,10 +8,18 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
+from cprec_hf.errors import InputError
+
 T = TypeVar("T")
 
-WAITS = (1.0, 2.0, 4.0, 8.0, 16.0)  # seconds; each up to a half longer, so that many clients do not come back at once
+# Seconds; each up to a half longer, so that many clients do not come back at once.
+WAITS: tuple[float, ...] = (1.0, 2.0, 4.0, 8.0, 16.0)
+_jitter = random.Random()  # not the process' own generator, whose state a training run saves
 LONGEST_WAIT = 120.0  # seconds, whatever the Hub asks for
+
+
+class HubUnavailable(InputError):
+    """The Hub did not do what was asked, and may do it later: it is out of reach, failing or busy."""
 
 
 def insist(call: Callable[[], T]) -> T:
@@ -30,7 +38,7 @@ def insist(call: Callable[[], T]) -> T:
             if not may_pass(error):
                 raise
             asked = _asked_for(error)
-            wait = wait * (1 + random.random() / 2) if asked is None else asked
+            wait = wait * (1 + _jitter.random() / 2) if asked is None else asked
             print(f"{_said(error)}; asking again in {wait:.0f} s ({attempt} of {len(WAITS)})", file=sys.stderr)
             time.sleep(wait)
     return call()

@@ -1,14 +1,18 @@
 """Branch an anneal from a trunk: the learning rate falls over its own steps, on its own mixture.
 
     python -m cprec_hf.training.anneal --config recipes/tiny/anneal.yaml
+    python -m cprec_hf.training.anneal --config my/anneal.yaml --from me/my-shop-cpt@trunk-step-450
 
-`init_from` is a trunk's folder (its newest complete checkpoint is taken) or one `checkpoint-N`. Weights, optimizer and
+`init_from` (the flag `--from` is short for it) is a trunk's folder (its newest complete checkpoint is taken), one
+`checkpoint-N`, or a revision of a Hub repo, `repo@trunk-step-N`. Weights, optimizer and
 peak learning rate are the trunk's, so steps count on from it: N trunk steps + `anneal_steps`. The shape is given by
 `lr_scheduler_kwargs: {anneal_shape: ..., min_lr_ratio: ...}`.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,7 +25,7 @@ from cprec_hf.corpus.tokenizer import load_tokenizer
 from cprec_hf.errors import InputError
 from cprec_hf.ranking.loading import load_model
 from cprec_hf.training.arguments import AnnealArguments, parse_stage
-from cprec_hf.training.checkpoints import find_checkpoint, resume_point
+from cprec_hf.training.checkpoints import resume_point
 from cprec_hf.training.mixture import (
     before_anneal,
     follow_mixture,
@@ -38,6 +42,8 @@ from cprec_hf.training.stage import (
     run_phases,
 )
 from cprec_hf.training.trainer import StageTrainer
+from cprec_hf.training.trunks import find_start
+from cprec_hf.training.validation import pretraining_probe, validation_groups
 
 
 def main(argv: Sequence[str] | None = None) -> Path:
@@ -49,10 +55,11 @@ def main(argv: Sequence[str] | None = None) -> Path:
     Raises:
         InputError: something in the recipe is wrong, or the trunk is not in its stable phase; before training starts.
     """
-    argv = list(sys.argv[1:] if argv is None else argv)
+    argv = [re.sub("^--from(?==|$)", "--init_from", word) for word in (sys.argv[1:] if argv is None else argv)]
     with quiet_and_resumable("anneal", argv):
         arguments, training, _, given = parse_stage("anneal", AnnealArguments, argv)
-        trunk = find_checkpoint(arguments.init_from, "init_from")
+        start = find_start(arguments.init_from, "init_from")
+        trunk = start.folder
         refuse_own_input(training, str(trunk), arguments.corpus)
         resume = resume_point(training.resume_from_checkpoint, training.output_dir, overwrite=arguments.overwrite)
         facts = read_facts(arguments)
@@ -63,26 +70,34 @@ def main(argv: Sequence[str] | None = None) -> Path:
         phases = run_phases(training)
 
         tokenizer, model = load_tokenizer(trunk), load_model(trunk, trainable=True)
+        encoder = Encoder(tokenizer)
         mix = mixture_of(arguments, stage="anneal")
         if arguments.continue_data:
             mix = follow_mixture(mix, trunk_record.schedule.get("data") or {})
-        rows, sizes = training_rows(mix, arguments, Encoder(tokenizer), model, training)
+        rows, sizes = training_rows(mix, arguments, encoder, model, training)
+        held_out = validation_groups(arguments, facts, encoder, model, training)
+        probe = pretraining_probe(arguments, facts, encoder, training, given)
         order, draws = order_and_draws(mix, len(rows), sizes, arguments, training, phases)
         if arguments.continue_data:
             check_order(trunk_record, order, facts["content_sha256"])
 
-        base = str(trunk)
-        record = make_record("anneal", arguments, training, facts, phases, tokenizer=tokenizer, base=base, data=order)
+        record = make_record(
+            "anneal", arguments, training, facts, phases,
+            tokenizer=tokenizer, base=start.source, base_revision=start.commit, data=order,
+        )  # fmt: skip
+        record = dataclasses.replace(record, base=start.name)
         trainer = StageTrainer(
             model,
             training,
             rows,
+            eval_rows=held_out,
             tokenizer=tokenizer,
             record=record,
             phases=phases,
             items=item_table(arguments),
             start=trunk_step,
             continues=arguments.continue_data,
+            probe=probe,
             resume=resume or trunk,
             draws=draws,
             average=arguments.average_checkpoints,

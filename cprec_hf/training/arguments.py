@@ -8,9 +8,11 @@ Recipes hold only what differs from the defaults; the defaults that differ from 
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import torch
@@ -18,6 +20,7 @@ import trl
 
 from cprec_hf.errors import InputError
 from cprec_hf.recipes import check_keys, find_recipe, read_yaml
+from cprec_hf.training.pushing import check_pushes
 from cprec_hf.training.refused import refuse_idle_keys
 
 
@@ -71,6 +74,8 @@ class MixtureArguments(StageArguments):
     average_checkpoints: int | None = _field(
         "The finished model is the mean of the weights of the run's last so many checkpoints."
     )
+    probe_domain: str | None = _field("A downstream domain whose validation rows are ranked at each evaluation.")
+    probe_users: int = _field("How many of them, the first of the split.", 200)
 
     def __post_init__(self) -> None:
         if isinstance(self.mixture, str):  # of a flag
@@ -94,7 +99,12 @@ class CptArguments(MixtureArguments):
 class AnnealArguments(MixtureArguments):
     """Keys of `anneal`; `corpus`, `kinds` and `mixture` are its own."""
 
-    init_from: str = field(metadata={"help": "A trunk: the output of `cpt` (its newest checkpoint) or a checkpoint-N."})
+    init_from: str = field(
+        metadata={
+            "help": "A trunk: the output of `cpt` (its newest checkpoint), a checkpoint-N, or repo@trunk-step-N of the "
+            "Hub. Also --from."
+        }
+    )
     anneal_steps: int = field(metadata={"help": "Steps of the anneal."})
     continue_data: bool = _field(
         "Go on where the trunk stopped reading, in its order (same corpus, kinds, batch and seed); "
@@ -162,6 +172,8 @@ def stage_defaults() -> dict[str, Any]:
     gpu = torch.cuda.is_available()
     return {
         "lr_scheduler_type": "wsa",
+        "report_to": "trackio" if importlib.util.find_spec("trackio") else "none",  # it keeps what it gets here
+        "project": "cprec",
         "packing": True,
         "packing_strategy": "bfd_split",
         "lora_target_modules": ["all-linear"],
@@ -222,6 +234,9 @@ def parse_stage(
     except ValueError as error:  # TrainingArguments checks its values against each other
         raise InputError(f"{where}: {error}") from None
     refuse_idle_keys(stage, given, training, model, where)
+    check_pushes(stage, given, training, where)
+    if "run_name" not in given:
+        training.run_name = Path(training.output_dir).name  # what is resumed goes on as the same run
     for key in ("eval_strategy", "save_strategy"):
         if getattr(training, key).value == "epoch":
             raise InputError(f"{where}: `{key}: epoch` has no meaning in a run counted in steps; use `steps`")

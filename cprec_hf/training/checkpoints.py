@@ -73,8 +73,9 @@ def resume_point(resume_from_checkpoint: str | None, output_dir: str, *, overwri
     """The checkpoint to go on from, or None for a fresh run, which must have its output folder for itself.
 
     Args:
-        resume_from_checkpoint: a checkpoint, a run's folder, or `true`: the newest of output_dir, and a fresh run if
-            none was complete yet, so that one command begins a run and goes on with it after whatever killed it.
+        resume_from_checkpoint: a checkpoint, a run's folder, a Hub repo's `repo@revision`, or `true`: the newest of
+            output_dir, and a fresh run if none was complete yet, so that one command begins a run and goes on with it
+            after whatever killed it.
         output_dir: where the run writes.
         overwrite: whether a fresh run may replace what stands there.
 
@@ -85,7 +86,9 @@ def resume_point(resume_from_checkpoint: str | None, output_dir: str, *, overwri
     checkpoint = None
     if resume_from_checkpoint and resume_from_checkpoint.lower() != "false":
         if resume_from_checkpoint.lower() != "true":
-            checkpoint = find_checkpoint(resume_from_checkpoint, "resume_from_checkpoint")
+            from cprec_hf.training.trunks import find_start  # which knows this module
+
+            checkpoint = find_start(resume_from_checkpoint, "resume_from_checkpoint").folder
         elif (checkpoint := newest_checkpoint(output_dir)) is None:
             overwrite = overwrite or _has_nothing_yet(Path(output_dir))
         if checkpoint is not None and checkpoint.parent.resolve() == Path(output_dir).resolve():

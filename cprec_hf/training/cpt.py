@@ -22,20 +22,19 @@ from cprec_hf.corpus.encoder import Encoder
 from cprec_hf.training.adapter import new_adapter
 from cprec_hf.training.arguments import CptArguments, parse_stage
 from cprec_hf.training.checkpoints import resume_point
-from cprec_hf.training.data import cpt_rows
 from cprec_hf.training.mixture import mixture_of, order_and_draws, training_rows
 from cprec_hf.training.stage import (
     fix_run_length,
     item_table,
     load_start,
     make_record,
-    prepare_rows,
     quiet_and_resumable,
     read_facts,
     refuse_own_input,
     run_phases,
 )
 from cprec_hf.training.trainer import StageTrainer
+from cprec_hf.training.validation import pretraining_probe, validation_groups
 from cprec_hf.training.vocabulary import NewTokenWarmup, extend_vocabulary, new_tokens_of
 
 
@@ -64,11 +63,8 @@ def main(argv: Sequence[str] | None = None) -> Path:
         encoder = Encoder(tokenizer)
         mix = mixture_of(arguments)
         rows, sizes = training_rows(mix, arguments, encoder, model, training)
-        validation = None
-        if training.eval_strategy != "no":
-            validation = cpt_rows(arguments.corpus, arguments.corpus_revision, encoder, arguments.kinds, "validation")
-            where = f"{arguments.corpus} cpt/validation"
-            validation = prepare_rows(validation, model, training, split_long=True, where=where)
+        held_out = validation_groups(arguments, facts, encoder, model, training)
+        probe = pretraining_probe(arguments, facts, encoder, training, given)
         fix_run_length(training, len(rows))
         phases = run_phases(training)
 
@@ -83,11 +79,12 @@ def main(argv: Sequence[str] | None = None) -> Path:
             model,
             training,
             rows,
-            eval_rows=validation,
+            eval_rows=held_out,
             tokenizer=tokenizer,
             record=record,
             phases=phases,
             items=item_table(arguments),
+            probe=probe,
             resume=resume,
             draws=draws,
             average=arguments.average_checkpoints,

@@ -15,10 +15,14 @@ from cprec_hf.training.packing import Order
 from cprec_hf.training.wsa import Phases
 
 LOG = "log.jsonl"
+PHASES = ("warmup", "stable", "anneal")
 
 
 class ProgressLog(TrainerCallback):
     """Writes each logged step to `log.jsonl` and shows it with the phase, the speed and the time that is left.
+
+    What it counts itself it adds to the line, for the trackers of `report_to` that come after it: `tokens`,
+    `tokens_per_second`, and `phase` as a number (0 warmup, 1 stable, 2 anneal), which they can draw.
 
     A line of training: step, loss (nats a predicted token), learning_rate, phase, tokens (of this stage, up to here),
     tokens_per_second, grad_norm. A line of evaluation: step and the `eval_` metrics.
@@ -71,13 +75,15 @@ class ProgressLog(TrainerCallback):
             line |= {"loss": logs["loss"], "learning_rate": logs["learning_rate"], "phase": phase, "tokens": tokens}
             line |= {"tokens_per_second": round(speed, 1), "grad_norm": logs.get("grad_norm")}
             line |= {key: value for key, value in logs.items() if key.startswith("rewards/")}  # of preference
+            logs |= {"tokens": tokens, "tokens_per_second": line["tokens_per_second"]}
+            logs |= {"phase": PHASES.index(phase)} if phase else {}
             self._show(state, line)
         else:
             line |= {key: value for key, value in logs.items() if key.startswith("eval_")}
             shown = "  ".join(
                 f"{key} {value:.4f}" for key, value in line.items() if "eval_" in key and "per_second" not in key
             )
-            _print(f"{self.stage}  step {state.global_step}  {shown}", stays=True)
+            say(f"{self.stage}  step {state.global_step}  {shown}", stays=True)
         with (Path(args.output_dir or "") / LOG).open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 
@@ -93,10 +99,10 @@ class ProgressLog(TrainerCallback):
             f"lr {line['learning_rate']:.2e}{' ' + line['phase'] if line['phase'] else ''}  "
             f"{line['tokens_per_second']:,.0f} tokens/s  {_duration(seconds)} left"
         )
-        _print(text, stays=state.global_step >= state.max_steps)
+        say(text, stays=state.global_step >= state.max_steps)
 
 
-def _print(text: str, *, stays: bool) -> None:
+def say(text: str, *, stays: bool) -> None:
     """One line; on a terminal it takes the place of the line before, unless that one stays."""
     if sys.stdout.isatty():
         print(f"\r{text:<110}", end="\n" if stays else "", flush=True)

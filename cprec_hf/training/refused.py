@@ -11,7 +11,6 @@ _LOSS = "the loss is the mean negative log-likelihood of the next token"
 _ORDER = "rows come in an order of their own, shuffled anew each epoch, from which runs resume and anneals branch"
 _PACKING = "documents are packed side by side without seeing one another"
 _READY = "rows are token ids already, made by the corpus' encoder, and none is cut"
-_PUSH = "stages do not push; push the finished output_dir"
 _BITS = "quantised weights are not supported; train an adapter with `dtype: bfloat16`"
 _KERNELS = "Liger's kernels are used wherever there is a GPU"
 
@@ -48,11 +47,9 @@ _FIXED: Mapping[str, tuple[Any, str]] = {
     "do_train": (False, "a stage trains"),
     "do_eval": (False, "give `eval_strategy: steps`"),
     "do_predict": (False, "use `cprec evaluate`"),
-    "push_to_hub": (False, "it would publish unfinished runs; push the finished output_dir instead"),
-    "hub_strategy": ("every_save", _PUSH),
-    "hub_always_push": (False, _PUSH),
-    "hub_private_repo": (None, _PUSH),
-    "hub_revision": (None, _PUSH),
+    "hub_always_push": (False, "every save is pushed, in order, whatever the last push is at"),
+    "hub_revision": (None, "the finished model goes to main, checkpoints to branches of their own"),
+    "hub_token": (None, "a recipe is no place for secrets; set HF_TOKEN"),
 }
 
 _DPO = "the loss is the softmax DPO loss, DPO's own with one negative"
@@ -109,7 +106,6 @@ _NO_PLACE: Mapping[str, Mapping[str, str]] = {
             "the optimizer and its state are the trunk's",
         ),
         "completion_only_loss": "documents are no completions",
-        "eval_strategy": _NO_ROWS,
     },
     "sft": {},
     "preference": {},

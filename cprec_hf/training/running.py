@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from cprec_hf.training.averaging import averaged_steps
 from cprec_hf.training.checkpoints import clear_output
 from cprec_hf.training.mixed_order import Draws, MixedOrder
 from cprec_hf.training.packing import Order
+from cprec_hf.training.progress import ProgressLog
+from cprec_hf.training.pushing import refuse_local_base, take_pushes
 from cprec_hf.training.saving import SavingTrainer, require_space
 from cprec_hf.training.state import refuse_other_data
 
@@ -67,10 +70,11 @@ class RunningTrainer(SavingTrainer):
             average: see `StageTrainer`.
 
         Raises:
-            InputError: the disk is too small for what the run will save, `resume` stopped in other data, or the run
-                will not have as many checkpoints as `average` says.
+            InputError: the disk is too small for what the run will save, `resume` stopped in other data, the run will
+                not have as many checkpoints as `average` says, or it may not push what it is to push.
         """
         self.record, self.items, self.probe, self.tokenizer = record, items, probe, tokenizer
+        self._pusher = take_pushes(args, record)
         self._resume, self._done, self._stays, existing = resume, 0, False, 0
         if resume is not None:
             self._done = TrainerState.load_from_json(str(resume / "trainer_state.json")).global_step
@@ -97,6 +101,11 @@ class RunningTrainer(SavingTrainer):
     def run(self) -> Path:
         """Train to `max_steps` and leave the finished model in `output_dir`; returns it."""
         folder = Path(self.args.output_dir)
+        if self._pusher:
+            refuse_local_base(self.model)
+            self.add_callback(self._pusher)
+        # The run's own log comes first: what it adds to a line (tokens, speed, phase), trackers get to see too.
+        self.callback_handler.callbacks.sort(key=lambda callback: not isinstance(callback, ProgressLog))
         parameters = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
         if self.accelerator.is_main_process:
             n, tokens = len(self.train_dataset), int(self.order.lengths.sum())
@@ -109,8 +118,11 @@ class RunningTrainer(SavingTrainer):
             )
             clear_output(folder, keep=self._stays)
         self.accelerator.wait_for_everyone()
-        self.train(resume_from_checkpoint=None if self._resume is None else str(self._resume))
-        self.save_final(folder)
+        with self._pusher or nullcontext():
+            self.train(resume_from_checkpoint=None if self._resume is None else str(self._resume))
+            self.save_final(folder)
+            if self._pusher:
+                self._pusher.finish()
         return folder
 
     def _send_telemetry(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,11 @@ from cprec_hf.training.mixed_order import Draws
 from cprec_hf.training.packing import BlockCollator, refuse_leaks, row_lengths
 from cprec_hf.training.progress import ProgressLog
 from cprec_hf.training.running import RunningTrainer, unwrapped
+from cprec_hf.training.validation import ValidatingTrainer
 from cprec_hf.training.wsa import Phases
 
 
-class StageTrainer(RunningTrainer, trl.SFTTrainer):
+class StageTrainer(RunningTrainer, ValidatingTrainer, trl.SFTTrainer):
     """TRL's SFTTrainer for rows that are already token ids.
 
     Args:
@@ -34,7 +35,7 @@ class StageTrainer(RunningTrainer, trl.SFTTrainer):
         record: what the model's `cprec.json` will say; its tokens are counted here.
         phases: of the learning rate, or None for a schedule of transformers.
         items: the item table saved beside the final model.
-        eval_rows: validation rows, packed alike.
+        eval_rows: validation rows, packed alike; or several sets of them by name, whose losses are told apart.
         start: the step at which the stage begins (an anneal's trunk step), 0 otherwise.
         continues: whether `rows` were read from step 0 on, by the trunk; otherwise they begin at `start`.
         probe: measures the model at each evaluation; its metrics get the prefix `eval_`.
@@ -59,7 +60,7 @@ class StageTrainer(RunningTrainer, trl.SFTTrainer):
         record: ModelRecord,
         phases: Phases | None,
         items: pa.Table,
-        eval_rows: datasets.Dataset | None = None,
+        eval_rows: datasets.Dataset | Mapping[str, datasets.Dataset] | None = None,
         start: int = 0,
         continues: bool = False,
         probe: Callable[[Any], dict[str, float]] | None = None,
@@ -79,12 +80,13 @@ class StageTrainer(RunningTrainer, trl.SFTTrainer):
         blocks = args.packing and "flash" not in model.config._attn_implementation
         if blocks and not (args.fsdp or os.environ.get("ACCELERATE_USE_FSDP") == "true"):
             refuse_leaks(unwrapped(model))  # FSDP's ranks may not hold their weights yet
+        self.groups = eval_rows if isinstance(eval_rows, Mapping) else {"": eval_rows} if eval_rows is not None else {}
         args.dataset_kwargs = {"skip_prepare_dataset": True}
         super().__init__(
             model,
             args,
             train_dataset=rows,
-            eval_dataset=eval_rows,
+            eval_dataset=next(iter(self.groups.values()), None),  # that there is one; `evaluation_loop` reads all
             processing_class=tokenizer,
             peft_config=peft_config,
             callbacks=[ProgressLog(record.stage, self.order, phases), *callbacks],

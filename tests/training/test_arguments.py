@@ -63,7 +63,7 @@ def test_a_bare_switch(tmp_path):
         ("corpus: c\noutput_dir: o\nlr_scheduler_type: wsb", [], "wsb"),
         ("corpus: c\noutput_dir: o\neval_strategy: sometimes", [], "sometimes"),
         ("corpus: c\noutput_dir: o\nsave_strategy: epoch", [], "use `steps`"),
-        ("corpus: c\noutput_dir: o\npush_to_hub: true", [], "`push_to_hub` has no place in cpt: it would publish"),
+        ("corpus: c\noutput_dir: o\nhub_revision: v1", [], "`hub_revision` has no place in cpt: the finished model"),
         ("corpus: c\noutput_dir: o\ntrust_remote_code: true", [], "no code of a repo is run"),
         ("- corpus", [], "expected `key: value` lines"),
     ],

@@ -48,7 +48,8 @@ def parse(stage, tmp_path, **keys):
         ({"assistant_only_loss": "true"}, "no row is a conversation"),
         ({"use_liger_kernel": "true"}, "wherever there is a GPU"),
         ({"load_in_4bit": "true"}, "not supported"),
-        ({"push_to_hub": "true"}, "it would publish unfinished runs"),
+        ({"hub_always_push": "true"}, "every save is pushed, in order"),
+        ({"hub_token": "hf_x"}, "a recipe is no place for secrets"),
         ({"truncation_mode": "keep_end"}, "none is cut"),
     ],
 )
@@ -68,7 +69,6 @@ def test_keys_that_no_stage_acts_on(stage, keys, why, tmp_path):
         ("anneal", {"attn_implementation": "eager"}, "as the trunk's"),
         ("anneal", {"optim": "sgd"}, "the optimizer and its state are the trunk's"),
         ("anneal", {"adam_beta2": 0.9}, "the optimizer and its state are the trunk's"),
-        ("anneal", {"eval_strategy": "steps", "eval_steps": 2}, "no validation rows"),
         ("cpt", {"completion_only_loss": "true"}, "documents are no completions"),
         ("cpt", {"lora_r": 8}, "give `use_peft: true`"),
         ("sft", {"use_dora": "true"}, "give `use_peft: true`"),

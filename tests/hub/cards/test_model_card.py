@@ -78,8 +78,8 @@ def test_a_checkpoint_without_items_says_how_to_train_on() -> None:
     assert '"--model_name_or_path", "user/rec",\n    "--model_revision", "trunk-step-90",\n' in card
     assert "recommender.recommend" not in card and "items.parquet" not in card and "cprec anneal" not in card
     card = render_model_card(facts | {"resume_state": True})
-    assert "hf download user/rec --revision trunk-step-90 --local-dir trunk-step-90\n" in card
-    assert "--init_from trunk-step-90 --corpus user/corpus --anneal_steps 9 --output_dir annealed\n" in card
+    flags = "--corpus user/corpus --anneal_steps 9 --output_dir annealed"
+    assert f"```bash\ncprec anneal --from user/rec@trunk-step-90 {flags}\n```\n" in card
     local = render_model_card(model_facts(items=False, record={"corpus": "/home/someone/c"}))
     assert '"path/to/this/folder"' in local and '"--corpus", "path/to/the/corpus"' in local
 
