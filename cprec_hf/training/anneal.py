@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     with quiet_and_resumable("anneal", argv):
-        arguments, training, _, given = parse_stage("anneal", AnnealArguments, argv)
+        arguments, training, model_arguments, given = parse_stage("anneal", AnnealArguments, argv)
         trunk = find_checkpoint(arguments.init_from, "init_from")
         refuse_own_input(training, str(trunk), arguments.corpus)
         resume = resume_point(training.resume_from_checkpoint, training.output_dir, overwrite=arguments.overwrite)
@@ -62,7 +62,8 @@ def main(argv: Sequence[str] | None = None) -> Path:
         trunk_step = follow_trunk(training, trunk, trunk_record.schedule, arguments.anneal_steps)
         phases = run_phases(training)
 
-        tokenizer, model = load_tokenizer(trunk), load_model(trunk, trainable=True)
+        attention = model_arguments.attn_implementation  # no weight depends on it, and no model file records it
+        tokenizer, model = load_tokenizer(trunk), load_model(trunk, trainable=True, attn_implementation=attention)
         mix = mixture_of(arguments, stage="anneal")
         if arguments.continue_data:
             mix = follow_mixture(mix, trunk_record.schedule.get("data") or {})
@@ -86,6 +87,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
             resume=resume or trunk,
             draws=draws,
             average=arguments.average_checkpoints,
+            loss_head=arguments.loss_head,
         )
         return trainer.run()
 

@@ -10,12 +10,14 @@ import numpy as np
 import pyarrow as pa
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import PreTrainedTokenizerBase, TrainerState
+from transformers.trainer_pt_utils import get_model_param_count
 
 from cprec_hf.corpus.record import ModelRecord
 from cprec_hf.training.averaging import averaged_steps
 from cprec_hf.training.checkpoints import clear_output
 from cprec_hf.training.mixed_order import Draws, MixedOrder
 from cprec_hf.training.packing import Order
+from cprec_hf.training.partitioned import refuse_checkpoints
 from cprec_hf.training.saving import SavingTrainer, require_space
 from cprec_hf.training.state import refuse_other_data
 
@@ -67,9 +69,10 @@ class RunningTrainer(SavingTrainer):
             average: see `StageTrainer`.
 
         Raises:
-            InputError: the disk is too small for what the run will save, `resume` stopped in other data, or the run
-                will not have as many checkpoints as `average` says.
+            InputError: the disk is too small for what the run will save, `resume` stopped in other data, the run will
+                not have as many checkpoints as `average` says, or would have them in parts (`refuse_checkpoints`).
         """
+        refuse_checkpoints(args, resume)
         self.record, self.items, self.probe, self.tokenizer = record, items, probe, tokenizer
         self._resume, self._done, self._stays, existing = resume, 0, False, 0
         if resume is not None:
@@ -97,7 +100,7 @@ class RunningTrainer(SavingTrainer):
     def run(self) -> Path:
         """Train to `max_steps` and leave the finished model in `output_dir`; returns it."""
         folder = Path(self.args.output_dir)
-        parameters = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
+        parameters = get_model_param_count(self.model, trainable_only=True)
         if self.accelerator.is_main_process:
             n, tokens = len(self.train_dataset), int(self.order.lengths.sum())
             print(
