@@ -17,6 +17,7 @@ def test_recipe(path: Path, monkeypatch):
     assert len(lines) <= 40
     assert lines[0].startswith("# ") and not lines[1].startswith("#")
     monkeypatch.setenv("CPREC_AMAZON", "unused")
+    monkeypatch.setenv("CPREC_LOGS", "unused")
     if path.parent.name == "accelerate":
         assert read_yaml(path)["num_processes"] >= 1
     elif path.stem.startswith("corpus"):
@@ -49,14 +50,21 @@ def test_recipe(path: Path, monkeypatch):
 
 
 def test_the_stages_of_a_recipe_folder_hand_on_to_each_other():
-    """Every folder a tiny recipe reads is one that another tiny recipe writes."""
-    for name in ("tiny", "amazon-small"):
+    """Every folder a recipe reads is one that a recipe of its folder writes, or the corpus of another folder."""
+    folders = sorted({path.parent.name for path in RECIPES} - {"accelerate"})
+    assert {"tiny", "amazon-small", "qwen3-0.6b", "qwen3-1.7b", "llama-3.2-1b", "qwen3-8b"} <= set(folders)
+    corpora = {read_yaml(path)["output"] for path in RECIPES if path.name == "corpus.yaml"}
+    for name in folders:
         values = {path.stem: read_yaml(path) for path in (shipped("recipes") / name).glob("*.yaml")}
-        written = {v.get("output_dir", v.get("output")) for v in values.values()}
+        written = corpora | {v.get("output_dir", v.get("output")) for v in values.values()}
         keys = ("corpus", "model_name_or_path", "init_from")
         read = {v[key] for v in values.values() for key in keys if key in v and "outputs/" in v[key]}
         read |= {
-            m["model"] for stem, v in values.items() if stem[:8] == "evaluate" for m in v["methods"] if "model" in m
+            m["model"]
+            for stem, v in values.items()
+            if stem[:8] == "evaluate"
+            for m in v["methods"]
+            if "outputs/" in m.get("model", "")
         }
         assert read <= written, name
         for predict in (v for stem, v in values.items() if stem == "predict"):

@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
     """
     argv = [re.sub("^--from(?==|$)", "--init_from", word) for word in (sys.argv[1:] if argv is None else argv)]
     with quiet_and_resumable("anneal", argv):
-        arguments, training, _, given = parse_stage("anneal", AnnealArguments, argv)
+        arguments, training, model_arguments, given = parse_stage("anneal", AnnealArguments, argv)
         start = find_start(arguments.init_from, "init_from")
         trunk = start.folder
         refuse_own_input(training, str(trunk), arguments.corpus)
@@ -69,7 +69,8 @@ def main(argv: Sequence[str] | None = None) -> Path:
         trunk_step = follow_trunk(training, trunk, trunk_record.schedule, arguments.anneal_steps)
         phases = run_phases(training)
 
-        tokenizer, model = load_tokenizer(trunk), load_model(trunk, trainable=True)
+        attention = model_arguments.attn_implementation  # no weight depends on it, and no model file records it
+        tokenizer, model = load_tokenizer(trunk), load_model(trunk, trainable=True, attn_implementation=attention)
         encoder = Encoder(tokenizer)
         mix = mixture_of(arguments, stage="anneal")
         if arguments.continue_data:
@@ -101,6 +102,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
             resume=resume or trunk,
             draws=draws,
             average=arguments.average_checkpoints,
+            loss_head=arguments.loss_head,
         )
         return trainer.run()
 

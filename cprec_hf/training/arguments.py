@@ -36,6 +36,7 @@ class StageArguments:
     corpus: str = field(metadata={"help": "Folder or Hub repo of the corpus."})
     corpus_revision: str | None = _field("Branch, tag or commit of the corpus' repo.")
     overwrite: bool = _field("Replace what an earlier run left in output_dir.", False)
+    loss_head: str = _field("Kernels of the loss: auto, liger, trl or torch; see cprec_hf/training/kernels.py.", "auto")
 
 
 @dataclass(kw_only=True)

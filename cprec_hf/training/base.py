@@ -66,6 +66,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
         trainer = StageTrainer(
             model, training, rows,
             tokenizer=tokenizer, record=record, phases=phases, items=item_table(arguments), resume=resume,
+            loss_head=arguments.loss_head,
         )  # fmt: skip
         return trainer.run()
 

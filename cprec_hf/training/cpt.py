@@ -90,6 +90,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
             average=arguments.average_checkpoints,
             peft_config=new_adapter(model_arguments, model),
             callbacks=[NewTokenWarmup(new_ids, arguments.new_token_steps)] if arguments.new_token_steps else [],
+            loss_head=arguments.loss_head,
         )
         return trainer.run()
 

@@ -181,7 +181,8 @@ def check_model(model: Any, rows: datasets.Dataset, length: int, column: str = "
             f"`window_tokens: {context}` (or less), lower `max_length`, or choose a model with a longer context"
         )
     highest = pc.max(rows.with_format("arrow")[:].column(column).combine_chunks().values).as_py()
-    vocabulary = model.get_input_embeddings().weight.shape[0]
+    weight = model.get_input_embeddings().weight
+    vocabulary = getattr(weight, "ds_shape", weight.shape)[0]  # ZeRO-3 leaves a part, and the whole's shape
     if highest >= vocabulary:
         raise InputError(
             f"{name} has {vocabulary} embeddings, and its tokenizer gives id "

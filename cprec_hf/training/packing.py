@@ -16,11 +16,11 @@ from typing import Any
 import datasets
 import numpy as np
 import torch
-from torch import Tensor
 from torch.utils.data import Sampler
 from trl import pack_dataset
 
 from cprec_hf.errors import InputError
+from cprec_hf.training import attention
 from cprec_hf.training.kernels import IGNORED
 
 
@@ -57,11 +57,14 @@ class BlockCollator:
 
     Positions restart at each document, and a document's first token is not predicted. Rows are padded on the right,
     where no document can see it: the padding counts on from the last position, and is not predicted either.
+
+    With `boundaries`, also `cu_seq_lens_q` and `max_length_q` of `attention.boundaries`, for `cprec_varlen`.
     """
 
     pad_token_id: int
+    boundaries: bool = False
 
-    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         """Collate rows of `input_ids`, `labels` and `seq_lengths`."""
         width = max(len(row["input_ids"]) for row in rows)
         ids = np.full((len(rows), width), self.pad_token_id, dtype=np.int64)
@@ -72,10 +75,13 @@ class BlockCollator:
             ids[i, :n], labels[i, :n] = row["input_ids"], row["labels"]
             labels[i, starts] = IGNORED
             positions[i] = np.arange(width) - np.repeat(starts, np.diff([*starts, width]))
-        return {
+        batch: dict[str, Any] = {
             name: torch.from_numpy(a)
             for name, a in zip(("input_ids", "labels", "position_ids"), (ids, labels, positions), strict=True)
         }
+        if self.boundaries:
+            batch["cu_seq_lens_q"], batch["max_length_q"] = attention.boundaries(batch["position_ids"])
+        return batch
 
 
 def refuse_leaks(model: Any) -> None:
@@ -88,9 +94,11 @@ def refuse_leaks(model: Any) -> None:
         model: a causal language model of transformers, without a PEFT wrapper.
 
     Raises:
-        InputError: changing the first document changed the second's hidden states, or the model takes no position ids.
+        InputError: changing the first document changed the second's hidden states, the model takes no position ids, or
+            its attention is not for it (`attention.check_attention`).
     """
     advice = f"{type(model).__name__} cannot keep packed documents apart here; set `packing: false`"
+    attention.check_attention(model)
     if "position_ids" not in inspect.signature(type(model.base_model).forward).parameters:
         raise InputError(advice)
     training, device = model.training, model.device

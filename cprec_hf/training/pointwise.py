@@ -109,6 +109,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
             items=items,
             probe=probe,
             resume=resume,
+            loss_head=arguments.loss_head,
             peft_config=new_adapter(model_arguments, model),
             callbacks=callbacks,
         )

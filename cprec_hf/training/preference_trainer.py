@@ -98,9 +98,9 @@ class PreferenceTrainer(RunningTrainer, trl.DPOTrainer):
         )
         self.remove_callback(PrinterCallback)
         self.data_collator = ChoiceCollator(int(tokenizer.pad_token_id))
-        self.kernels = apply_kernels(unwrapped(self.model), args.device, plain_head=False)
+        self.kernels = apply_kernels(unwrapped(self.model), args.device, None)
         if self.ref_model is not None:
-            apply_kernels(self.accelerator.unwrap_model(self.ref_model), args.device, plain_head=False)
+            apply_kernels(self.accelerator.unwrap_model(self.ref_model), args.device, None)
 
     def _prepare_dataset(self, dataset: Any, *args: Any) -> Any:
         return dataset  # token ids already, by the corpus' encoder

@@ -81,14 +81,14 @@ _LORA = (
     "lora_r", "lora_alpha", "lora_dropout", "lora_target_modules", "lora_target_parameters", "lora_modules_to_save",
     "use_rslora", "use_dora",
 )  # fmt: skip
-_MODEL = ("model_revision", "dtype", "attn_implementation", "use_peft", *_LORA)
+_MODEL = ("model_revision", "dtype", "use_peft", *_LORA)
 _NO_ROWS = "it reads no validation rows"
 
 # Stage -> key -> why it has no place there, whatever its value.
 _NO_PLACE: Mapping[str, Mapping[str, str]] = {
     "base": {
         "model_name_or_path": "`base` builds a new model; to go on from one, use `cpt`",
-        **dict.fromkeys(_MODEL, "`base` builds a new model, in float32"),
+        **dict.fromkeys((*_MODEL, "attn_implementation"), "`base` builds a new model, in float32"),
         "completion_only_loss": "item documents are no completions",
         "eval_strategy": _NO_ROWS,
     },
@@ -108,7 +108,7 @@ _NO_PLACE: Mapping[str, Mapping[str, str]] = {
         "completion_only_loss": "documents are no completions",
     },
     "sft": {},
-    "preference": {},
+    "preference": {"loss_head": "its log-probabilities are those of TRL's fused head"},
     "pointwise": {"completion_only_loss": "the loss is over the answers"},
 }
 

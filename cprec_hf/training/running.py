@@ -11,12 +11,14 @@ import numpy as np
 import pyarrow as pa
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import PreTrainedTokenizerBase, TrainerState
+from transformers.trainer_pt_utils import get_model_param_count
 
 from cprec_hf.corpus.record import ModelRecord
 from cprec_hf.training.averaging import averaged_steps
 from cprec_hf.training.checkpoints import clear_output
 from cprec_hf.training.mixed_order import Draws, MixedOrder
 from cprec_hf.training.packing import Order
+from cprec_hf.training.partitioned import refuse_checkpoints
 from cprec_hf.training.progress import ProgressLog
 from cprec_hf.training.pushing import refuse_local_base, take_pushes
 from cprec_hf.training.saving import SavingTrainer, require_space
@@ -71,8 +73,10 @@ class RunningTrainer(SavingTrainer):
 
         Raises:
             InputError: the disk is too small for what the run will save, `resume` stopped in other data, the run will
-                not have as many checkpoints as `average` says, or it may not push what it is to push.
+                not have as many checkpoints as `average` says or would have them in parts (`refuse_checkpoints`), or it
+                may not push what it is to push.
         """
+        refuse_checkpoints(args, resume)
         self.record, self.items, self.probe, self.tokenizer = record, items, probe, tokenizer
         self._pusher = take_pushes(args, record)
         self._resume, self._done, self._stays, existing = resume, 0, False, 0
@@ -106,7 +110,7 @@ class RunningTrainer(SavingTrainer):
             self.add_callback(self._pusher)
         # The run's own log comes first: what it adds to a line (tokens, speed, phase), trackers get to see too.
         self.callback_handler.callbacks.sort(key=lambda callback: not isinstance(callback, ProgressLog))
-        parameters = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
+        parameters = get_model_param_count(self.model, trainable_only=True)
         if self.accelerator.is_main_process:
             n, tokens = len(self.train_dataset), int(self.order.lengths.sum())
             print(

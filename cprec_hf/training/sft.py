@@ -99,6 +99,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
             probe=probe,
             resume=resume,
             peft_config=new_adapter(model_arguments, model),
+            loss_head=arguments.loss_head,
             callbacks=callbacks,
         )
         return trainer.run()

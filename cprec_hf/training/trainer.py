@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,11 +12,15 @@ import torch
 import trl
 from accelerate.utils import broadcast_object_list
 from transformers import PreTrainedTokenizerBase, PrinterCallback, TrainerCallback
+from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
+from transformers.trainer_pt_utils import get_model_param_count
 
 from cprec_hf.corpus.record import ModelRecord
-from cprec_hf.training.kernels import apply_kernels, has_plain_head, teach_summed_loss
+from cprec_hf.training.attention import VARLEN, check_attention
+from cprec_hf.training.kernels import apply_kernels, choose_head, has_plain_head
 from cprec_hf.training.mixed_order import Draws
 from cprec_hf.training.packing import BlockCollator, refuse_leaks, row_lengths
+from cprec_hf.training.partitioned import weights_are_partial
 from cprec_hf.training.progress import ProgressLog
 from cprec_hf.training.running import RunningTrainer, unwrapped
 from cprec_hf.training.validation import ValidatingTrainer
@@ -44,10 +47,12 @@ class StageTrainer(RunningTrainer, ValidatingTrainer, trl.SFTTrainer):
         average: how many of the run's last checkpoints the finished model is the mean of; the last step's if None.
         peft_config: trains an adapter instead of the model.
         callbacks: further callbacks.
+        loss_head: which kernels compute the loss, see `kernels.choose_head`.
 
     Raises:
-        InputError: the model cannot keep packed documents apart, the disk is too small for what the run will save, or
-            `resume` stopped in other data, or the run will not have as many checkpoints as `average` says.
+        InputError: the model cannot keep packed documents apart, the loss head cannot run here, the disk is too small
+            for what the run will save, or `resume` stopped in other data, or the run will not have as many checkpoints
+            as `average` says, or would save what it could not read again (`partitioned.refuse_checkpoints`).
     """
 
     def __init__(
@@ -69,17 +74,18 @@ class StageTrainer(RunningTrainer, ValidatingTrainer, trl.SFTTrainer):
         average: int | None = None,
         peft_config: Any = None,
         callbacks: Sequence[TrainerCallback] = (),
+        loss_head: str = "auto",
     ) -> None:
         # An adapter and its moments are small beside what is left on any disk.
-        size = 0 if peft_config else sum(p.numel() for p in model.parameters() if p.requires_grad)
+        size = 0 if peft_config else get_model_param_count(model, trainable_only=True)
         self.begin(
             args, row_lengths(rows), size,
             tokenizer=tokenizer, record=record, items=items, probe=probe, resume=resume, start=start,
             continues=continues, draws=draws, average=average,
         )  # fmt: skip
         blocks = args.packing and "flash" not in model.config._attn_implementation
-        if blocks and not (args.fsdp or os.environ.get("ACCELERATE_USE_FSDP") == "true"):
-            refuse_leaks(unwrapped(model))  # FSDP's ranks may not hold their weights yet
+        if blocks:
+            (check_attention if weights_are_partial(args) else refuse_leaks)(unwrapped(model))
         self.groups = eval_rows if isinstance(eval_rows, Mapping) else {"": eval_rows} if eval_rows is not None else {}
         args.dataset_kwargs = {"skip_prepare_dataset": True}
         super().__init__(
@@ -93,13 +99,12 @@ class StageTrainer(RunningTrainer, ValidatingTrainer, trl.SFTTrainer):
         )
         self.remove_callback(PrinterCallback)
         if blocks:
-            self.data_collator = BlockCollator(tokenizer.pad_token_id)
+            self.data_collator = BlockCollator(tokenizer.pad_token_id, model.config._attn_implementation == VARLEN)
         inner = unwrapped(self.model)
-        found = [self.accelerator.is_main_process and has_plain_head(inner)]
+        found = [self.accelerator.is_main_process and not is_deepspeed_zero3_enabled() and has_plain_head(inner)]
         (self._own_loss,) = broadcast_object_list(found)  # under FSDP only the main process holds the weights yet
-        self.kernels = apply_kernels(inner, args.device, self._own_loss)
-        if self._own_loss:
-            teach_summed_loss(inner)
+        head = choose_head(loss_head, args.device, self._own_loss)
+        self.kernels = apply_kernels(inner, args.device, head)
         # The loss below is a sum over the step's predicted tokens, whatever the architecture's signature says.
         self.model_accepts_loss_kwargs = self._loss_shifts_labels = True
 

@@ -146,13 +146,21 @@ def test_a_trunk_and_its_anneal_take_each_their_share_of_item_documents(flags, c
 
 
 @pytest.mark.parametrize(
-    ("name", "kind"), [("cpu", "NO"), ("single_gpu", "NO"), ("ddp", "MULTI_GPU"), ("fsdp2", "FSDP")]
-)
+    ("name", "kind"),
+    [
+        ("cpu", "NO"), ("single_gpu", "NO"), ("ddp", "MULTI_GPU"), ("fsdp2", "FSDP"), ("fsdp2_multinode", "FSDP"),
+        ("deepspeed_zero3", "DEEPSPEED"),
+    ],
+)  # fmt: skip
 def test_accelerate_reads_the_recipes(name, kind):
     config = load_config_from_file(str(find_recipe(f"accelerate/{name}.yaml")))
     assert config.distributed_type.value == kind
     assert config.use_cpu == (name == "cpu")
-    if name == "fsdp2":
+    if kind == "DEEPSPEED":
+        assert config.deepspeed_config["zero_stage"] == 3
+        assert config.deepspeed_config["zero3_save_16bit_model"]
+    if kind == "FSDP":
+        assert config.num_machines == (2 if name == "fsdp2_multinode" else 1)
         assert (config.fsdp_config["fsdp_version"], config.fsdp_config["fsdp_state_dict_type"]) == (
             2,
             "FULL_STATE_DICT",
