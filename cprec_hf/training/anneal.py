@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
     Raises:
         InputError: something in the recipe is wrong, or the trunk is not in its stable phase; before training starts.
     """
-    argv = [re.sub("^--from(?==|$)", "--init_from", word) for word in (sys.argv[1:] if argv is None else argv)]
+    argv = spell_out(sys.argv[1:] if argv is None else argv)
     with quiet_and_resumable("anneal", argv):
         arguments, training, model_arguments, given = parse_stage("anneal", AnnealArguments, argv)
         start = find_start(arguments.init_from, "init_from")
@@ -105,6 +105,11 @@ def main(argv: Sequence[str] | None = None) -> Path:
             loss_head=arguments.loss_head,
         )
         return trainer.run()
+
+
+def spell_out(argv: Sequence[str]) -> list[str]:
+    """A command line with `--from` as the key that it is short for."""
+    return [re.sub("^--from(?==|$)", "--init_from", word) for word in argv]
 
 
 def follow_trunk(training: Any, trunk: Path, schedule: dict[str, Any], anneal_steps: int) -> int:

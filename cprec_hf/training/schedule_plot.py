@@ -29,7 +29,7 @@ from cprec_hf.corpus.record import ModelRecord
 from cprec_hf.errors import InputError
 from cprec_hf.files import atomic_file, require_writable
 from cprec_hf.hub.curves import STYLE, Curve, plot_learning_rate, png
-from cprec_hf.training.anneal import follow_trunk
+from cprec_hf.training.anneal import follow_trunk, spell_out
 from cprec_hf.training.arguments import STAGES, AnnealArguments, MixtureArguments, parse_stage
 from cprec_hf.training.checkpoints import find_checkpoint
 from cprec_hf.training.cpt import be_a_trunk
@@ -78,7 +78,7 @@ def main(stage: str, argv: Sequence[str]) -> Path:
         InputError: no path behind the flag, one that is no PNG or cannot be written; or see `read_schedule`.
     """
     path, rest = _take(list(argv))
-    schedule = read_schedule(stage, rest)
+    schedule = read_schedule(stage, spell_out(rest) if stage == "anneal" else rest)
     require_writable(path.parent)
     with atomic_file(path) as temporary:
         temporary.write_bytes(draw_schedule(schedule))
@@ -149,8 +149,7 @@ def draw_schedule(schedule: Schedule) -> bytes:
 def _follow(training: Any, arguments: AnnealArguments) -> tuple[int, str]:
     """Set an anneal's run behind its trunk, or alone where the trunk cannot be read; its first step, and the unit."""
     try:
-        trunk = find_checkpoint(arguments.init_from, "init_from")
-        record = ModelRecord.load(trunk)
+        trunk, record = _read_trunk(arguments.init_from)
     except InputError as error:
         print(f"anneal  drawn from its own first step, as a share of the peak: {error}", flush=True)
         training.max_steps, training.warmup_steps, training.learning_rate = arguments.anneal_steps, 0, 1.0
@@ -158,6 +157,15 @@ def _follow(training: Any, arguments: AnnealArguments) -> tuple[int, str]:
         training.lr_scheduler_kwargs = {**(training.lr_scheduler_kwargs or {}), **options}
         return 0, "share of the trunk's peak"
     return follow_trunk(training, trunk, record.schedule, arguments.anneal_steps), "learning rate"
+
+
+def _read_trunk(named: str) -> tuple[Path, ModelRecord]:
+    """A trunk's record, of a folder's newest checkpoint or of `repo@revision`, whose weights are not downloaded."""
+    if "@" in named and not Path(named).expanduser().exists():
+        repo, _, revision = named.partition("@")
+        return Path(named), ModelRecord.load(repo, revision)
+    folder = find_checkpoint(named, "init_from")
+    return folder, ModelRecord.load(folder)
 
 
 def _rates(training: Any) -> np.ndarray:

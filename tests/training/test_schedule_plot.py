@@ -1,6 +1,7 @@
 """`--plot-schedule`: the numbers against what runs logged and schedulers gave, and the picture's own pixels."""
 
 import json
+import shutil
 import struct
 
 import pytest
@@ -78,6 +79,21 @@ def test_a_trunk_and_its_anneal_log_what_was_drawn(flags, plot):
     alone = plot("anneal", **{**options, "init_from": "/nowhere"})
     assert (alone["first_step"], alone["unit"]) == (1, "share of the trunk's peak")
     assert alone["rates"] == pytest.approx([line["learning_rate"] / 0.01 for line in lines])
+
+
+def test_an_anneal_from_the_hub_is_drawn_from_the_trunks_record_alone(flags, hub_machine, tmp_path):
+    trunk = cpt.main(flags("trunk", **RUN))
+    (tmp_path / "record").mkdir()
+    shutil.copy(trunk / "checkpoint-8" / "cprec.json", tmp_path / "record")
+    repo, commit = hub_machine.push(tmp_path / "record", "trunk")
+    line = [*flags("out", **BRANCH, anneal_steps=2), "--from", f"{repo}@{commit}", f"--plot-schedule={tmp_path}/s.png"]
+    code = (
+        "import json, sys; from cprec_hf import cli; print(json.dumps(cli.main(['anneal', *json.loads(sys.argv[1])])))"
+    )
+    assert hub_machine.run(code, json.dumps(line)) == 0
+    drawn = json.loads((tmp_path / "s.png.json").read_text())
+    expected = [0.01 * (1 - (k / 3) ** 0.5) for k in (1, 2)]
+    assert (drawn["first_step"], drawn["rates"]) == (9, pytest.approx(expected))
 
 
 @pytest.mark.parametrize("name", ["base", "cpt", "anneal", "sft", "sft-only-long", "preference", "pointwise"])
