@@ -123,6 +123,8 @@ class SavingTrainer(ResumableTrainer):
                         if path.is_dir():
                             shutil.rmtree(folder / path.name, ignore_errors=True)
                         path.replace(folder / path.name)
+                # Once more: a run that was killed in its last rotation saves no further checkpoint.
+                rotate_checkpoints(str(folder), self.args.save_total_limit, self.state.best_model_checkpoint)
         finally:
             if self.args.should_save:
                 shutil.rmtree(staging, ignore_errors=True)

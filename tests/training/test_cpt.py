@@ -148,6 +148,17 @@ def test_interrupted_and_resumed_is_uninterrupted(flags, options, stop, monkeypa
     assert ModelRecord.load(resumed).tokens == ModelRecord.load(whole).tokens
 
 
+def test_killed_as_its_last_checkpoint_took_the_place_of_an_old_one(flags):
+    argv = [*flags("out", max_steps=3, save_steps=1, save_total_limit=2), "--resume_from_checkpoint", "true"]
+    out = cpt.main(argv)
+    before = weights(out)
+    shutil.copytree(out / "checkpoint-2", out / "checkpoint-1")
+    (out / "checkpoint-1" / "model.safetensors").unlink()
+    (out / "cprec.json").unlink()
+    assert weights(cpt.main(argv)) == before
+    assert {path.name for path in out.glob("checkpoint-*")} == {"checkpoint-2", "checkpoint-3"}
+
+
 def test_batches_accumulated_are_one_batch(flags):
     """4 rows at once and 4 times 1 row: the same mean over tokens, though rows differ in length."""
     shapes = [(4, 1), (1, 4)]
