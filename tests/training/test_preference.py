@@ -277,7 +277,7 @@ def test_an_adapters_reference_is_its_base(flags, corpus, base_model):
         ({"domain": "Books"}, "`domain` is 'Books'; "),
         ({"max_length": 1024}, "reads 512 tokens at most"),
         ({"max_length": 20}, "more than the 20"),
-        ({"push_to_hub": "true"}, "it would publish unfinished runs"),
+        ({"hub_always_push": "true"}, "every save is pushed, in order"),
     ],
 )
 def test_bad_input(flags, tmp_path, change, said):

@@ -15,7 +15,7 @@ from cprec_hf.hub.doctor import ROOM, diagnose, refused_write
 from cprec_hf.hub.loopback import LoopbackHub
 from cprec_hf.hub.publish import publish
 
-from .folders import corpus, model
+from .folders import corpus, model, trunk
 
 
 @pytest.fixture(autouse=True)
@@ -53,6 +53,21 @@ def test_what_is_not_fit_is_said(ada: HfApi, tmp_path: Path) -> None:
     assert found["`model_name_or_path` ada/m@v1"] == (False, "a name takes no @; write ada/m, and `model_revision: v1`")
     assert found["`model` not an id"] == (False, "no such folder, and no repo id, which looks like user/name")
     assert found["`output_dir`"][0] is False and "choose another folder" in found["`output_dir`"][1]
+
+
+def test_a_trunk_at_a_revision_and_a_run_that_pushes(ada: HfApi, tmp_path: Path) -> None:
+    folder = trunk(tmp_path / "run")
+    branch = publish(kinds.plan_trunk(folder, "ada/it"), ada).branch
+    given = {"init_from": f"ada/it@{branch}", "anneal_steps": 5, "output_dir": str(tmp_path / "out")}
+    found = look(ada, tmp_path, **given, push_to_hub=True)
+    assert all(ok for ok, _ in found.values()), found
+    assert found[f"`init_from` ada/it at {branch}"][1].startswith("a repo, ")
+    assert found["push model to out"] == (True, "a new repo, private")
+    found = look(ada, tmp_path, **{**given, "init_from": "ada/it@none"}, push_to_hub=True, hub_model_id="bob/m")
+    assert "that this token may read" in found["`init_from` ada/it at none"][1]
+    assert found["push model to bob/m"] == (False, "the token of ada may not write under bob")
+    nobody = look(HfApi(endpoint=ada.endpoint, token="hf_of_nobody"), tmp_path, **given, push_to_hub=True)
+    assert nobody["token"][0] is False
 
 
 def test_pushes_need_a_token_that_may_write_there(hub: LoopbackHub, ada: HfApi, tmp_path: Path) -> None:
@@ -112,9 +127,9 @@ def test_the_disk_must_hold_what_the_recipe_downloads_and_saves(
     assert told(ROOM + sizes["run"] // 2, save_total_limit=1) == (True, True)
     assert told(ROOM + sizes["run"] * 3 // 4 - 1, save_total_limit=2)[1] is False
     assert told(ROOM + sizes["run"] - 1, use_peft=True)[1] is True
-    trunk = {"model_name_or_path": None, "init_from": str(tmp_path / "m"), "anneal_steps": 5, "max_steps": None}
-    assert told(ROOM + sizes["run"] // 2, **trunk) == (True, True)  # one checkpoint, and the model
-    assert told(ROOM + sizes["run"] // 2 - 1, **trunk) == (True, False)
+    branch = {"model_name_or_path": None, "init_from": str(tmp_path / "m"), "anneal_steps": 5, "max_steps": None}
+    assert told(ROOM + sizes["run"] // 2, **branch) == (True, True)  # one checkpoint, and the model
+    assert told(ROOM + sizes["run"] // 2 - 1, **branch) == (True, False)
 
 
 @pytest.mark.parametrize(

@@ -140,6 +140,20 @@ def test_a_report_is_written_anew_from_what_the_results_say(ada: HfApi, tmp_path
     assert isinstance(report, bytes) and f"ada/rec at {commit}, score sum" in report.decode()
 
 
+def test_a_checkpoint_goes_to_a_branch_that_says_what_it_is(tmp_path: Path) -> None:
+    stable = trunk(tmp_path / "cpt")
+    record = json.loads((stable / "cprec.json").read_text())
+    step = record["schedule"]["step"]
+    assert kinds.plan_checkpoint(stable, "ada/it").branch == f"trunk-step-{step}"
+    for change in ({"stage": "sft"}, {"schedule": {**record["schedule"], "stable_steps": 0, "warmup_steps": 0}}):
+        dump(stable / "cprec.json", {**record, **change})
+        push = kinds.plan_checkpoint(stable, "ada/it")
+        assert (push.kind, push.branch) == ("checkpoint", f"checkpoint-{step}") and "optimizer.pt" in push.files
+        assert "cprec anneal" not in push.card("ada/it", "")
+    with pytest.raises(InputError, match="so this is not a checkpoint of a run"):
+        kinds.plan_checkpoint(model(tmp_path / "model"), "ada/it")
+
+
 def test_a_trunk_takes_the_items_of_its_run_once_they_are_written(tmp_path: Path) -> None:
     checkpoint = trunk(tmp_path / "run")
     early = kinds.plan_trunk(checkpoint, "ada/it")
