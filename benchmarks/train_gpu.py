@@ -6,8 +6,9 @@
     python benchmarks/train_gpu.py --toy                               # on a CPU; only checks that losses agree
 
 A cell is one trainer of one kind on one shape: Qwen3-0.6B or Llama-3.2-1B with random weights (float32, computing in
-bfloat16), documents of a corpus' lengths in blocks of 2,048 or 8,192 tokens, 16,384 tokens a step. It runs in a process
-of its own, for kernels patch modules, and its figures are in the file before the next begins.
+bfloat16), documents of a corpus' lengths in blocks of 2,048 or 8,192 tokens, 16,384 tokens a step (in the last cells
+4,096 to 65,536, for memory as a curve). It runs in a process of its own, for kernels patch modules, and its figures are
+in the file before the next begins.
 
 Sides: stock TRL as its documentation shows it (no packing); stock TRL on packed rows, with each attention it has on
 this machine; ours, with each loss head and attention. Stock's packed rows and ours are the same, in the same order,
@@ -65,10 +66,12 @@ class Cell:
     head: str = "auto"
     checkpointing: bool = False
     compiled: bool = False
+    tokens: int | None = None  # a step; the settings' if None
 
     @property
     def name(self) -> str:
         extra = ["checkpointing"] * self.checkpointing + ["compiled"] * self.compiled
+        extra += [f"{self.tokens}-tokens"] * (self.tokens is not None)
         head = [self.head] if self.side == "ours" else []
         return "-".join([self.model, str(self.length), self.side, *head, self.attention, *extra])
 
@@ -102,6 +105,12 @@ def all_cells(settings: Settings) -> list[Cell]:
         [{"side": "ours", "attention": VARLEN, "checkpointing": True, "compiled": True}] if not settings.toy else [],
     ):
         every += [Cell(model, length, **keys) for model, length in shapes for keys in waves]  # type: ignore[arg-type]
+    sides = [("ours", VARLEN), *(("stock", a) for a in stock_attention)]
+    for tokens in () if settings.toy else (4096, 8192, 32768, 65536):  # memory as a curve
+        every += [
+            Cell(model, LENGTHS[0], side, attention, checkpointing=checkpointing, tokens=tokens)
+            for model in MODELS for checkpointing in (False, True) for side, attention in sides
+        ]  # fmt: skip
     return every
 
 
@@ -173,7 +182,7 @@ class Meter(TrainerCallback):
 def make_trainer(cell: Cell, config: Any, settings: Settings, folder: str) -> trl.SFTTrainer:
     """The cell's trainer."""
     gpu = torch.cuda.is_available()
-    batch = max(1, settings.tokens // cell.length)
+    batch = max(1, (cell.tokens or settings.tokens) // cell.length)
     docs = documents(int(1.1 * settings.steps * batch * cell.length), cell.length, config.vocab_size)
     model = new_model(config, cell.attention, "cuda" if gpu else "cpu")
     common = {
@@ -221,7 +230,7 @@ def run_cell(cell: Cell, settings: Settings, config: Any = None) -> dict[str, An
     figures = {
         **dataclasses.asdict(cell),
         "kernels": getattr(trainer, "kernels", "stock"),
-        "tokens": tokens,
+        "tokens_read": tokens,
         "seconds": meter.seconds,
         "tokens_per_second": tokens / meter.seconds,
         "tokens_per_cpu_second": tokens / meter.cpu_seconds,
@@ -263,14 +272,15 @@ def summary(cells: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """For each shape and checkpointing, ours against the fastest packed stock, which must have the same losses."""
     done = [cell for cell in cells if "losses" in cell]
     out = []
-    for shape in dict.fromkeys((cell["model"], cell["length"], cell["checkpointing"]) for cell in done):
-        same = [cell for cell in done if (cell["model"], cell["length"], cell["checkpointing"]) == shape]
+    keys = ("model", "length", "checkpointing", "tokens")
+    for shape in dict.fromkeys(tuple(cell[key] for key in keys) for cell in done):
+        same = [cell for cell in done if tuple(cell[key] for key in keys) == shape]
         sides = {side: [cell for cell in same if cell["side"] == side] for side in ("stock", "ours")}
         if not all(sides.values()):
             continue
         stock, ours = (max(sides[side], key=lambda cell: cell["tokens_per_second"]) for side in ("stock", "ours"))
         apart = max(np.abs(np.subtract(c["losses"], stock["losses"])).max() for c in same if c["side"] != "stock-docs")
-        line = dict(zip(("model", "length", "checkpointing"), shape, strict=True))
+        line = dict(zip(keys, shape, strict=True))
         line |= {"stock": stock["attention"], "ours": f"{ours['head']}, {ours['attention']}"}
         line |= {"times_as_fast": ours["tokens_per_second"] / stock["tokens_per_second"]}
         if "mfu" in ours:

@@ -272,6 +272,7 @@ def test_an_adapters_reference_is_its_base(flags, corpus, base_model):
         ({"train_share": 1.5}, "`train_share` is 1.5"),
         ({"loss_type": "ipo"}, "`loss_type` has no place in preference: the loss is the softmax DPO loss"),
         ({"sync_ref_model": "true"}, "the reference is the start"),
+        ({"loss_head": "torch"}, "`loss_head` has no place in preference: its log-probabilities are those of TRL"),
         ({"precompute_ref_log_probs": "true"}, "the reference is the start"),
         ({"packing": "true"}, "unknown key `packing`"),
         ({"domain": "Books"}, "`domain` is 'Books'; "),

@@ -14,6 +14,7 @@ from cprec_hf.training.arguments import (
     PointwiseArguments,
     PreferenceArguments,
     SftArguments,
+    StageArguments,
     parse_stage,
 )
 
@@ -68,7 +69,6 @@ def test_keys_that_no_stage_acts_on(stage, keys, why, tmp_path):
         ("base", {"model_name_or_path": "m"}, "use `cpt`"),
         ("base", {"attn_implementation": "eager"}, "builds a new model"),
         ("anneal", {"dtype": "bfloat16"}, "as the trunk's"),
-        ("preference", {"loss_head": "torch"}, "TRL's fused head"),
         ("anneal", {"optim": "sgd"}, "the optimizer and its state are the trunk's"),
         ("anneal", {"adam_beta2": 0.9}, "the optimizer and its state are the trunk's"),
         ("cpt", {"completion_only_loss": "true"}, "documents are no completions"),
@@ -93,7 +93,7 @@ def test_saying_what_is_done_anyway_is_no_error(tmp_path):
 
 def test_the_tables_name_keys_of_trl_and_their_defaults():
     """A key that TRL renames would be refused by nobody; a default that moves would refuse what nobody asked for."""
-    fields = {f.name: f for c in (trl.SFTConfig, trl.ModelConfig) for f in dataclasses.fields(c)}
+    fields = {f.name: f for c in (trl.SFTConfig, trl.ModelConfig, StageArguments) for f in dataclasses.fields(c)}
     for key, (value, _) in refused._FIXED.items():
         assert key in fields
         default = fields[key].default
