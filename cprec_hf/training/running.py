@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from torch.optim.lr_scheduler import LambdaLR
-from transformers import PreTrainedTokenizerBase, TrainerState
+from transformers import DefaultFlowCallback, PreTrainedTokenizerBase, TrainerState
 from transformers.trainer_pt_utils import get_model_param_count
 
 from cprec_hf.corpus.record import ModelRecord
@@ -108,8 +108,9 @@ class RunningTrainer(SavingTrainer):
         if self._pusher:
             refuse_local_base(self.model)
             self.add_callback(self._pusher)
-        # The run's own log comes first: what it adds to a line (tokens, speed, phase), trackers get to see too.
-        self.callback_handler.callbacks.sort(key=lambda callback: not isinstance(callback, ProgressLog))
+        # The run's own log comes first, behind what says when to save, where it logs too: what it adds to a line
+        # (tokens, speed, phase), trackers get to see.
+        self.callback_handler.callbacks.sort(key=lambda c: not isinstance(c, (DefaultFlowCallback, ProgressLog)))
         parameters = get_model_param_count(self.model, trainable_only=True)
         if self.accelerator.is_main_process:
             n, tokens = len(self.train_dataset), int(self.order.lengths.sum())
