@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from huggingface_hub import HfApi, constants
 
 from cprec_hf.corpus.encoder import Encoder
 from cprec_hf.corpus.template import load_template
+from cprec_hf.hub.loopback import LoopbackHub
 
 TEMPLATE = load_template("1")
 WINDOW = 160
@@ -112,6 +114,25 @@ def flags_in(corpus: Path, base_model: Path) -> Callable[..., list[str]]:
         return [part for key, value in values.items() if value is not None for part in (f"--{key}", _text(value))]
 
     return make
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LoopbackHub]:
+    """A Hub that this process and those it starts know, and an empty cache."""
+    with LoopbackHub(tmp_path / "hub") as hub:
+        for name, value in hub.env.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))  # read from the environment at import
+        monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+        template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace("https://huggingface.co", hub.url)
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        yield hub
+
+
+@pytest.fixture
+def api(hub: LoopbackHub) -> HfApi:
+    """Its client."""
+    return HfApi(endpoint=hub.url, token=hub.token)
 
 
 def _text(value: Any) -> str:

@@ -5,7 +5,7 @@ import shlex
 import shutil
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,24 +25,11 @@ PUSH = {"push_to_hub": "true", "hub_model_id": "trunk"}
 STATE = ("model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth")
 
 
-@pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LoopbackHub]:
-    """A Hub that this process and those it starts know; a run that is over waits for it only shortly."""
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that is over waits for its Hub only shortly."""
     monkeypatch.setattr(pushing, "WAITS", (0.1,))
     monkeypatch.setattr(pushing, "LAST_WAITS", (0.1,))
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    with LoopbackHub(tmp_path / "hub") as hub:
-        for name, value in hub.env.items():
-            monkeypatch.setenv(name, value)
-        monkeypatch.setattr(constants, "ENDPOINT", hub.url)
-        template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace("https://huggingface.co", hub.url)
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-        yield hub
-
-
-@pytest.fixture
-def api(hub: LoopbackHub) -> HfApi:
-    return HfApi(endpoint=hub.url, token=hub.token)
 
 
 def branches(api: HfApi, repo: str = "local/trunk") -> set[str]:

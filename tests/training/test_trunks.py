@@ -11,9 +11,11 @@ import torch
 from huggingface_hub import HfApi
 
 from cprec_hf.corpus.record import ModelRecord
+from cprec_hf.errors import InputError
 from cprec_hf.hub.kinds import plan_model, plan_trunk
 from cprec_hf.hub.publish import publish
 from cprec_hf.training import anneal, cpt
+from cprec_hf.training.trunks import find_start
 from training.runs import BRANCH, untimed, weights
 
 RUN = {"warmup_steps": 2, "save_steps": 2, "gradient_accumulation_steps": 2}
@@ -96,41 +98,27 @@ def test_a_trunk_that_was_pushed_from_here_is_named_by_its_branch(
     assert f"- Base model: local/trunk@trunk-step-2 at commit `{pushed.commit}`" in push.card("local/annealed", "")
 
 
-LOOKING = """
-import json, sys
-from cprec_hf.errors import InputError
-from cprec_hf.training.trunks import find_start
-
-said = []
-for name in json.loads(sys.argv[1]):
-    try:
-        start = find_start(name, "init_from")
-        said.append([start.name, start.source, start.commit])
-    except InputError as error:
-        said.append(str(error))
-print(json.dumps(said))
-"""
-
-
-def test_what_a_revision_is_called_and_what_is_no_checkpoint(
-    flags: Callable[..., list[str]], hub_machine: Any, tmp_path: Path
-) -> None:
-    trunk, hub = cpt.main(flags("trunk", **RUN, max_steps=2)), hub_machine.hub
-    api = HfApi(hub.url, hub.token)
-    commit = publish(plan_trunk(trunk / "checkpoint-2", "trunk", endpoint=hub.url), api).commit
-    publish(plan_model(trunk, "trunk", endpoint=hub.url), api)
+def test_what_a_revision_is_called_and_what_is_no_checkpoint(flags: Callable[..., list[str]], api: HfApi) -> None:
+    trunk = cpt.main(flags("trunk", **RUN, max_steps=2))
+    commit = publish(plan_trunk(trunk / "checkpoint-2", "trunk"), api).commit
+    publish(plan_model(trunk, "trunk"), api)
     api.create_branch("local/trunk", branch="runs/a", revision=commit)
-    named = [f"local/trunk@{r}" for r in ("trunk-step-2", "runs/a", commit, "main", "trunk-step-9")]
-    said = hub_machine.run(LOOKING, json.dumps([*named, "local/trunk", "local/none@x"]))
-    assert said[:3] == [
-        ["local/trunk@trunk-step-2", "local/trunk", commit],
-        ["local/trunk", "local/trunk", commit],
-        ["local/trunk", "local/trunk", commit],
-    ]
-    assert said[3].endswith("main is no complete checkpoint, to go on from with its resume state; it has trunk-step-2")
-    assert "has no revision 'trunk-step-9'" in said[4]
-    assert said[5].endswith("of a Hub repo say which checkpoint, local/trunk@trunk-step-N")
-    assert "'local/none' is neither a folder here nor a model repo" in said[6]
+    for revision, name in (
+        ("trunk-step-2", "local/trunk@trunk-step-2"),
+        ("runs/a", "local/trunk"),
+        (commit, "local/trunk"),
+    ):
+        start = find_start(f"local/trunk@{revision}", "init_from")
+        assert (start.name, start.source, start.commit, start.folder.name) == (name, "local/trunk", commit, commit)
+
+    def refused(name: str, match: str) -> None:
+        with pytest.raises(InputError, match=f"^`init_from`: .*{match}"):
+            find_start(name, "init_from")
+
+    refused("local/trunk@main", "main is no complete checkpoint, .* resume state; it has trunk-step-2$")
+    refused("local/trunk@trunk-step-9", "has no revision 'trunk-step-9'")
+    refused("local/trunk", "of a Hub repo say which checkpoint, local/trunk@trunk-step-N$")
+    refused("local/none@x", "'local/none' is neither a folder here nor a model repo")
 
 
 class _Bomb:
