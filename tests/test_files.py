@@ -9,7 +9,7 @@ import pytest
 
 from cprec_hf.errors import InputError
 from cprec_hf.files import atomic_folder, refuse_existing, require_writable, use_default_modes, without_interrupts
-from cprec_hf.training.checkpoints import resume_point
+from cprec_hf.training.trunks import resume_point
 
 
 @pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])

@@ -25,7 +25,6 @@ from cprec_hf.corpus.tokenizer import load_tokenizer
 from cprec_hf.errors import InputError
 from cprec_hf.ranking.loading import load_model
 from cprec_hf.training.arguments import AnnealArguments, parse_stage
-from cprec_hf.training.checkpoints import resume_point
 from cprec_hf.training.mixture import (
     before_anneal,
     follow_mixture,
@@ -42,7 +41,7 @@ from cprec_hf.training.stage import (
     run_phases,
 )
 from cprec_hf.training.trainer import StageTrainer
-from cprec_hf.training.trunks import find_start
+from cprec_hf.training.trunks import find_start, resume_point
 from cprec_hf.training.validation import pretraining_probe, validation_groups
 
 

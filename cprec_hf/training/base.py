@@ -19,7 +19,6 @@ from cprec_hf.corpus.encoder import Encoder
 from cprec_hf.corpus.load import corpus_tokenizer
 from cprec_hf.errors import InputError
 from cprec_hf.training.arguments import BaseArguments, parse_stage
-from cprec_hf.training.checkpoints import resume_point
 from cprec_hf.training.data import item_rows
 from cprec_hf.training.stage import (
     data_order,
@@ -33,6 +32,7 @@ from cprec_hf.training.stage import (
     run_phases,
 )
 from cprec_hf.training.trainer import StageTrainer
+from cprec_hf.training.trunks import resume_point
 
 
 def main(argv: Sequence[str] | None = None) -> Path:

@@ -1,4 +1,4 @@
-"""Checkpoints that are whole or not there, the newest of them, and where a run may write."""
+"""Checkpoints that are whole or not there, the newest of them, and a run's folder made ready."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from cprec_hf.errors import InputError
-from cprec_hf.files import refuse_existing, require_writable
 
 STAGING = (".saving.tmp", ".final.tmp")  # what a killed run may leave behind in its output folder
 
@@ -69,38 +68,6 @@ def find_checkpoint(path: str | Path, key: str) -> Path:
     return newest
 
 
-def resume_point(resume_from_checkpoint: str | None, output_dir: str, *, overwrite: bool) -> Path | None:
-    """The checkpoint to go on from, or None for a fresh run, which must have its output folder for itself.
-
-    Args:
-        resume_from_checkpoint: a checkpoint, a run's folder, a Hub repo's `repo@revision`, or `true`: the newest of
-            output_dir, and a fresh run if none was complete yet, so that one command begins a run and goes on with it
-            after whatever killed it.
-        output_dir: where the run writes.
-        overwrite: whether a fresh run may replace what stands there.
-
-    Raises:
-        InputError: nothing to resume from, or output_dir is taken or cannot be written.
-    """
-    require_writable(output_dir)
-    checkpoint = None
-    if resume_from_checkpoint and resume_from_checkpoint.lower() != "false":
-        if resume_from_checkpoint.lower() != "true":
-            from cprec_hf.training.trunks import find_start  # which knows this module
-
-            checkpoint = find_start(resume_from_checkpoint, "resume_from_checkpoint").folder
-        elif (checkpoint := newest_checkpoint(output_dir)) is None:
-            overwrite = overwrite or _has_nothing_yet(Path(output_dir))
-        if checkpoint is not None and checkpoint.parent.resolve() == Path(output_dir).resolve():
-            return checkpoint
-    refuse_existing(output_dir, overwrite=overwrite)
-    if Path(output_dir).is_dir() and any(Path(output_dir).iterdir()) and not _is_a_runs(Path(output_dir)):
-        raise InputError(
-            f"{output_dir} was not written by a training stage, so --overwrite leaves it alone; remove it yourself"
-        )
-    return checkpoint
-
-
 def clear_output(output_dir: str | Path, *, keep: bool) -> None:
     """Make a run's folder ready: empty, or, to resume (`keep`), without what a killed run left half-written."""
     folder = Path(output_dir)
@@ -115,12 +82,13 @@ def clear_output(output_dir: str | Path, *, keep: bool) -> None:
     shutil.rmtree(mark)
 
 
-def _has_nothing_yet(folder: Path) -> bool:
+def has_nothing_yet(folder: Path) -> bool:
     """Whether a run was stopped here before it had saved anything: no model, no checkpoint, not even a damaged one."""
-    return _is_a_runs(folder) and not (folder / "cprec.json").exists() and not any(folder.glob("checkpoint-*"))
+    return is_a_runs(folder) and not (folder / "cprec.json").exists() and not any(folder.glob("checkpoint-*"))
 
 
-def _is_a_runs(folder: Path) -> bool:
+def is_a_runs(folder: Path) -> bool:
+    """Whether a training stage wrote a folder, whole or not."""
     return any((folder / name).exists() for name in ("cprec.json", "log.jsonl", *STAGING)) or any(
         folder.glob("checkpoint-*")
     )

@@ -21,7 +21,6 @@ from cprec_hf.command import run_as_command
 from cprec_hf.corpus.encoder import Encoder
 from cprec_hf.training.adapter import new_adapter
 from cprec_hf.training.arguments import CptArguments, parse_stage
-from cprec_hf.training.checkpoints import resume_point
 from cprec_hf.training.mixture import mixture_of, order_and_draws, training_rows
 from cprec_hf.training.stage import (
     fix_run_length,
@@ -34,6 +33,7 @@ from cprec_hf.training.stage import (
     run_phases,
 )
 from cprec_hf.training.trainer import StageTrainer
+from cprec_hf.training.trunks import resume_point
 from cprec_hf.training.validation import pretraining_probe, validation_groups
 from cprec_hf.training.vocabulary import NewTokenWarmup, extend_vocabulary, new_tokens_of
 

@@ -28,7 +28,6 @@ from cprec_hf.ranking.pointwise import Questions, pointwise_scores
 from cprec_hf.ranking.recommender import Recommender
 from cprec_hf.training.adapter import new_adapter
 from cprec_hf.training.arguments import PointwiseArguments, parse_stage
-from cprec_hf.training.checkpoints import resume_point
 from cprec_hf.training.data import corpus_table, labelled
 from cprec_hf.training.negatives import COLUMNS, negatives_of
 from cprec_hf.training.preference_rows import choices_of
@@ -48,6 +47,7 @@ from cprec_hf.training.stage import (
 )
 from cprec_hf.training.subset import few_users
 from cprec_hf.training.trainer import StageTrainer
+from cprec_hf.training.trunks import resume_point
 
 
 def main(argv: Sequence[str] | None = None) -> Path:

@@ -22,7 +22,6 @@ from cprec_hf.corpus.template import load_template
 from cprec_hf.ranking.catalogue import Catalogue
 from cprec_hf.training.adapter import new_adapter
 from cprec_hf.training.arguments import PreferenceArguments, parse_stage
-from cprec_hf.training.checkpoints import resume_point
 from cprec_hf.training.data import check_model, corpus_table
 from cprec_hf.training.negatives import COLUMNS, negatives_of
 from cprec_hf.training.preference_rows import preference_rows
@@ -41,6 +40,7 @@ from cprec_hf.training.stage import (
     run_phases,
 )
 from cprec_hf.training.subset import few_users
+from cprec_hf.training.trunks import resume_point
 
 
 def main(argv: Sequence[str] | None = None) -> Path:

@@ -22,7 +22,6 @@ from cprec_hf.corpus.encoder import Encoder
 from cprec_hf.errors import InputError
 from cprec_hf.training.adapter import new_adapter
 from cprec_hf.training.arguments import SftArguments, parse_stage
-from cprec_hf.training.checkpoints import resume_point
 from cprec_hf.training.data import sft_rows
 from cprec_hf.training.probe import RankingProbe
 from cprec_hf.training.stage import (
@@ -38,6 +37,7 @@ from cprec_hf.training.stage import (
     run_phases,
 )
 from cprec_hf.training.trainer import StageTrainer
+from cprec_hf.training.trunks import resume_point
 
 
 def main(argv: Sequence[str] | None = None) -> Path:

@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cprec_hf.errors import InputError
+from cprec_hf.files import refuse_existing, require_writable
 from cprec_hf.hub.files import local_path, snapshot
-from cprec_hf.training.checkpoints import find_checkpoint, is_complete
+from cprec_hf.training.checkpoints import find_checkpoint, has_nothing_yet, is_a_runs, is_complete, newest_checkpoint
 
 _NEEDED = [
     *("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken"),
@@ -68,6 +69,36 @@ def find_start(named: str, key: str) -> Start:
     # A branch with a slash in its name would read as a path; a commit says no more than itself.
     plain = "/" in revision or commit.startswith(revision)
     return Start(folder, repo, repo if plain else named, commit)
+
+
+def resume_point(resume_from_checkpoint: str | None, output_dir: str, *, overwrite: bool) -> Path | None:
+    """The checkpoint to go on from, or None for a fresh run, which must have its output folder for itself.
+
+    Args:
+        resume_from_checkpoint: a checkpoint, a run's folder, a Hub repo's `repo@revision`, or `true`: the newest of
+            output_dir, and a fresh run if none was complete yet, so that one command begins a run and goes on with it
+            after whatever killed it.
+        output_dir: where the run writes.
+        overwrite: whether a fresh run may replace what stands there.
+
+    Raises:
+        InputError: nothing to resume from, or output_dir is taken or cannot be written.
+    """
+    require_writable(output_dir)
+    checkpoint = None
+    if resume_from_checkpoint and resume_from_checkpoint.lower() != "false":
+        if resume_from_checkpoint.lower() != "true":
+            checkpoint = find_start(resume_from_checkpoint, "resume_from_checkpoint").folder
+        elif (checkpoint := newest_checkpoint(output_dir)) is None:
+            overwrite = overwrite or has_nothing_yet(Path(output_dir))
+        if checkpoint is not None and checkpoint.parent.resolve() == Path(output_dir).resolve():
+            return checkpoint
+    refuse_existing(output_dir, overwrite=overwrite)
+    if Path(output_dir).is_dir() and any(Path(output_dir).iterdir()) and not is_a_runs(Path(output_dir)):
+        raise InputError(
+            f"{output_dir} was not written by a training stage, so --overwrite leaves it alone; remove it yourself"
+        )
+    return checkpoint
 
 
 def _trunks(repo: str) -> str:

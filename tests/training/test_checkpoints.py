@@ -8,7 +8,8 @@ import torch
 from safetensors.numpy import save_file
 
 from cprec_hf.errors import InputError
-from cprec_hf.training.checkpoints import clear_output, find_checkpoint, is_complete, newest_checkpoint, resume_point
+from cprec_hf.training.checkpoints import clear_output, find_checkpoint, is_complete, newest_checkpoint
+from cprec_hf.training.trunks import resume_point
 
 
 def checkpoint(folder, step):
