@@ -45,7 +45,7 @@ from cprec_hf.training.stage import (
     refuse_own_input,
     run_phases,
 )
-from cprec_hf.training.subset import few_users
+from cprec_hf.training.subset import few_users, subset_of
 from cprec_hf.training.trainer import StageTrainer
 from cprec_hf.training.trunks import resume_point
 
@@ -89,8 +89,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
 
         base, commit = str(model_arguments.model_name_or_path), model_arguments.model_revision
         about = data_order(training, len(data["train"]), None, 0.0) | {"negatives": arguments.negatives}
-        if arguments.train_share is not None:
-            about |= {"train_share": arguments.train_share, "subset_seed": arguments.subset_seed}
+        about |= subset_of(arguments)
         record = make_record(
             "pointwise", arguments, training, facts, phases,
             tokenizer=tokenizer, base=base, base_revision=commit, domain=domain, data=about,

@@ -36,6 +36,7 @@ from cprec_hf.training.stage import (
     refuse_own_input,
     run_phases,
 )
+from cprec_hf.training.subset import subset_of
 from cprec_hf.training.trainer import StageTrainer
 from cprec_hf.training.trunks import resume_point
 
@@ -63,15 +64,13 @@ def main(argv: Sequence[str] | None = None) -> Path:
         model, tokenizer = load_start(model_arguments)
         encoder, only = Encoder(tokenizer), bool(training.completion_only_loss)
         training.completion_only_loss = only
-        data, subset = {}, dict[str, Any]()
+        data = {}
         for split in ["train"] if training.eval_strategy == "no" else ["train", "validation"]:
             share = arguments.train_share if split == "train" else None
             rows = sft_rows(
                 arguments.corpus, arguments.corpus_revision, encoder, config, split,
                 completion_only=only, share=share, subset_seed=arguments.subset_seed,
             )  # fmt: skip
-            if share is not None:
-                subset = {"train_share": share, "subset_seed": arguments.subset_seed}
             where = f"{arguments.corpus} {config}/{split}"
             data[split] = prepare_rows(rows, model, training, split_long=False, where=where)
         fix_run_length(training, len(data["train"]))
@@ -85,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
         record = make_record(
             "sft", arguments, training, facts, phases,
             tokenizer=tokenizer, base=base, base_revision=commit, domain=domain,
-            data=data_order(training, len(data["train"]), None, 0.0) | subset,
+            data=data_order(training, len(data["train"]), None, 0.0) | subset_of(arguments),
         )  # fmt: skip
         trainer = StageTrainer(
             model,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -34,3 +35,14 @@ def few_users(rows: pa.Table, share: float | None, seed: int) -> pa.Table:
     line = np.argsort(row_keys("few-shot", str(seed), users, np.zeros(len(users))), kind="stable")
     kept = line[: math.ceil(round(share * len(users), 6))]  # 0.1 x 30 is a little more than 3 in binary
     return rows.filter(pc.is_in(rows["user_id"], value_set=users.take(pa.array(kept))))
+
+
+def subset_of(arguments: Any) -> dict[str, Any]:
+    """What a record says of a few-shot run's subset; nothing where all users are kept.
+
+    Args:
+        arguments: of a stage that has `train_share` and `subset_seed`.
+    """
+    if arguments.train_share is None:
+        return {}
+    return {"train_share": arguments.train_share, "subset_seed": arguments.subset_seed}
