@@ -29,8 +29,10 @@ from cprec_hf.corpus.config import CorpusConfig, TokenizerConfig, domain_slugs
 from cprec_hf.corpus.content import candidates_sha256, content_sha256
 from cprec_hf.corpus.encoder import Encoder
 from cprec_hf.corpus.examples import CATALOGUE, ExamplePlan
+from cprec_hf.corpus.files import config_files, count_rows, split_files
 from cprec_hf.corpus.load import FACTS, FACTS_FORMAT, TOKENIZER
 from cprec_hf.corpus.pseudonyms import pseudonymise
+from cprec_hf.corpus.sequences import CATALOGUE as CPT_CATALOGUE
 from cprec_hf.corpus.sequences import SequencePlan
 from cprec_hf.corpus.splits import cpt_events, split_downstream
 from cprec_hf.corpus.template import TEMPLATE_VERSION, load_template
@@ -101,6 +103,7 @@ def build_from(behaviors: Behaviors, config: CorpusConfig, *, overwrite: bool = 
         plan = SequencePlan(
             template.version, tuple(config.sequences), config.window_tokens, header_tokens,
             times_known=behaviors.about.order == "time",
+            catalogue=catalogue.items.select(CPT_CATALOGUE.names).to_arrow().cast(CPT_CATALOGUE),
         )  # fmt: skip
         documents, tokens, more = write_documents(
             pretraining, catalogue, plan, folder / "cpt",
@@ -244,7 +247,7 @@ def _require_rows(folder: Path, config: CorpusConfig, roles: Mapping[str, Mappin
         slug = f"sft-{roles[domain]['slug']}"
         parts += [(slug, split, f"row of {domain}") for split in ("train", "validation", "test")]
     for part, split, what in parts:
-        if not (folder / part / f"{split}.parquet").exists():
+        if split not in split_files(folder, part):
             raise InputError(
                 f"not one {what} is left for {split}: a row needs two events of a user that fit one window; bring more "
                 "events, loosen `filters`, or change `split` or `cpt_validation_share`"
@@ -275,11 +278,10 @@ def _domain_facts(
 
 
 def _counts(folder: Path) -> dict[str, dict[str, int]]:
-    order = {name: i for i, name in enumerate(("train", "validation", "test"))}
-    counts: dict[str, dict[str, int]] = {}
-    for path in sorted(folder.glob("*/*.parquet"), key=lambda p: (p.parent.name, order[p.stem])):
-        counts.setdefault(path.parent.name, {})[path.stem] = pq.read_metadata(path).num_rows
-    return counts
+    return {
+        config: {split: count_rows(paths) for split, paths in splits.items()}
+        for config, splits in config_files(folder).items()
+    }
 
 
 def _write_facts(folder: Path, facts: Mapping[str, Any]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,32 +11,36 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from cprec_hf.corpus.files import config_files, iter_rows
+
 BATCH_ROWS = 1 << 15
 
 
 def content_sha256(folder: str | Path) -> str:
-    """The hash of all `*/*.parquet` of a corpus, in order of their paths, columns in theirs. 64 hex digits."""
+    """The hash of all splits of all configs of a corpus, in order of their names, however sharded. 64 hex digits."""
     folder = Path(folder)
     total = hashlib.sha256()
-    for path in sorted(folder.glob("*/*.parquet")):
-        total.update(f"{path.relative_to(folder).as_posix()}\0".encode())
-        total.update(bytes.fromhex(table_sha256(path)))
+    for config, splits in config_files(folder).items():
+        for split, paths in sorted(splits.items()):
+            total.update(f"{config}/{split}.parquet\0".encode())
+            total.update(bytes.fromhex(rows_sha256(paths)))
     return total.hexdigest()
 
 
 def candidates_sha256(folder: str | Path) -> str:
     """The hash of who is asked what among which candidates, in all held-out rows of a corpus. 64 hex digits."""
     total, columns = hashlib.sha256(), ["user_id", "target", "candidates"]
-    for path in sorted(path for path in Path(folder).glob("sft-*/*.parquet") if path.stem != "train"):
-        total.update(f"{path.parent.name}/{path.name}\0{table_sha256(path, columns)}\0".encode())
+    for config, splits in config_files(folder).items():
+        for split, paths in sorted(splits.items()):
+            if config.startswith("sft-") and split != "train":
+                total.update(f"{config}/{split}.parquet\0{rows_sha256(paths, columns)}\0".encode())
     return total.hexdigest()
 
 
-def table_sha256(path: str | Path, columns: list[str] | None = None) -> str:
-    """The hash of a Parquet file's values, of `columns` only if given."""
-    with pq.ParquetFile(path) as file:
-        names = columns or file.schema_arrow.names
-        return _sha256(names, file.iter_batches(BATCH_ROWS, columns=names))
+def rows_sha256(paths: Sequence[Path], columns: list[str] | None = None) -> str:
+    """The hash of the values in a split's Parquet files, of `columns` only if given."""
+    names = columns or pq.read_schema(paths[0]).names
+    return _sha256(names, iter_rows(paths, BATCH_ROWS, names))
 
 
 def _sha256(names: list[str], batches: Iterable[pa.RecordBatch]) -> str:

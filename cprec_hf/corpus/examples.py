@@ -17,8 +17,8 @@ import pyarrow.compute as pc
 
 from cprec_hf.corpus.candidates import draw_candidates, row_keys
 from cprec_hf.corpus.ragged import Ragged, offsets_of
-from cprec_hf.corpus.sequences import greedy_windows, group_bounds, lines, slices, sort_table
 from cprec_hf.corpus.template import DELIMITER, load_template
+from cprec_hf.corpus.windows import greedy_windows, group_bounds, lines, slices, sort_table
 from cprec_hf.errors import InputError
 
 EVENTS = pa.schema(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cprec_hf.corpus.files import split_files
 from cprec_hf.corpus.record import read_json
 from cprec_hf.corpus.tokenizer import load_tokenizer
 from cprec_hf.errors import InputError
@@ -50,7 +51,7 @@ def load_corpus(repo_or_folder: str | Path, config: str, revision: str | None = 
     if config not in configs:
         raise InputError(f"{repo_or_folder}: no config {config!r}; it has {', '.join(sorted(configs))}")
     folder = snapshot(repo_or_folder, revision, "dataset", [f"{config}/*.parquet"]) / config
-    files = {path.stem: str(path) for path in sorted(folder.glob("*.parquet"))}
+    files = {split: [str(path) for path in paths] for split, paths in split_files(folder.parent, config).items()}
     dataset = load_dataset("parquet", data_files=files)
     assert isinstance(dataset, DatasetDict)
     return dataset

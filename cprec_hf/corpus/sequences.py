@@ -1,34 +1,38 @@
 """Behaviour as text for continual pre-training: a pure function, Arrow table in, Arrow table out.
 
 `cpt_sequences` needs only the rows of its users, so any engine may run it on any partition of the users: Polars runs it
-here, shard by shard (`build.py`); Spark can run the very same function in `groupBy(bucket).applyInArrow`.
+here, shard by shard (`write.py`); Spark runs the very same function in `groupBy(bucket).applyInArrow`.
 
 A document is the template's header and one line per item. Its windows are counted in tokens: every segment is encoded
 alone (`encoder.py`), so a document's length is exactly the sum of its segments' lengths, and greedy windows follow from
-cumulative sums.
+cumulative sums. Events name their items by row of the catalogue, and texts are gathered once, header and lines in a
+row: the documents' characters are the very bytes that gathering writes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from cprec_hf.corpus.ragged import offsets_of, ranges
 from cprec_hf.corpus.template import DELIMITER, load_template
-from cprec_hf.errors import InputError
+from cprec_hf.corpus.windows import greedy_windows, row_order, run_bounds
 
 EVENTS = pa.schema(
     [
-        ("user_id", pa.string()), ("domain", pa.string()), ("item_id", pa.string()),
-        ("title", pa.string()),  # cleaned and cut
-        ("tokens", pa.int32()),  # of title + delimiter
+        ("user_id", pa.string()), ("item", pa.int32()),  # row of the catalogue
         ("timestamp", pa.int64()),  # order within (user, domain)
         ("clock", pa.int64()),  # order across domains; null where unknown
     ]
 )  # fmt: skip
+CATALOGUE = pa.schema(
+    [("domain", pa.string()), ("item_id", pa.string()), ("title", pa.string()), ("tokens", pa.int32())]
+)
 SEQUENCES = pa.schema(
     [
         ("text", pa.string()), ("kind", pa.string()), ("domain", pa.string()), ("user_id", pa.string()),
@@ -50,6 +54,68 @@ class SequencePlan:
     """Tokens before the first item line, the tokenizer's start ids included: by domain, and None for all domains."""
     times_known: bool
     """Whether timestamps are times; if not, `last_timestamp` is null."""
+    catalogue: pa.Table
+    """`CATALOGUE`, sorted by (domain, item_id): titles cleaned and cut, tokens those of title + delimiter. It may be a
+    part of the whole catalogue, if the events name its rows."""
+
+    @cached_property
+    def items(self) -> CatalogueArrays:
+        """The catalogue as the arrays that documents are gathered from."""
+        return CatalogueArrays.of(self)
+
+
+@dataclass(frozen=True)
+class CatalogueArrays:
+    """A catalogue's columns, made once a plan.
+
+    Attributes:
+        domains: names, ascending [domains].
+        domain: number of each item's domain, int64 [items].
+        tokens: of each item's line, int64 [items].
+        item_ids: [items].
+        names: the name of each item's domain [items].
+        pieces: what texts are gathered from: the items' lines, then a header per domain, then the one across domains.
+        overhead: tokens of those headers, int64 [domains + 1].
+    """
+
+    domains: list[str]
+    domain: np.ndarray
+    tokens: np.ndarray
+    item_ids: pa.StringArray
+    names: pa.StringArray
+    pieces: pa.StringArray
+    overhead: np.ndarray
+
+    @classmethod
+    def of(cls, plan: SequencePlan) -> CatalogueArrays:
+        """The arrays of a plan's catalogue."""
+        table, template = plan.catalogue.select(CATALOGUE.names).cast(CATALOGUE).combine_chunks(), plan.template_version
+        names = table["domain"].combine_chunks()
+        domains = names.unique().to_pylist()
+        headers = [load_template(template).header(domain) for domain in [*domains, None]]
+        lines = pc.binary_join_element_wise(table["title"].combine_chunks(), "", DELIMITER)
+        return cls(
+            domains, pc.index_in(names, pa.array(domains, pa.string())).to_numpy().astype(np.int64),
+            table["tokens"].to_numpy().astype(np.int64), table["item_id"].combine_chunks(), names,
+            pa.concat_arrays([lines, pa.array(headers, pa.string())]),
+            np.array([plan.header_tokens[domain] for domain in [*domains, None]], dtype=np.int64),
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Events:
+    """Events as arrays [events], in the order documents of one kind take them."""
+
+    user: np.ndarray
+    """Number of the user, ascending as the ids do."""
+    item: np.ndarray
+    timestamp: np.ndarray
+    clock: np.ndarray
+    known: np.ndarray
+    """Whether there is a clock."""
+
+    def take(self, rows: np.ndarray) -> _Events:
+        return _Events(*(getattr(self, name)[rows] for name in ("user", "item", "timestamp", "clock", "known")))
 
 
 def cpt_sequences(events: pa.Table, plan: SequencePlan) -> pa.Table:
@@ -61,8 +127,8 @@ def cpt_sequences(events: pa.Table, plan: SequencePlan) -> pa.Table:
     split an item; a last window of a single item is left out (nothing can be learnt of what follows what).
 
     Args:
-        events: `EVENTS`; rows in any order, all rows of every user in it.
-        plan: sizes and kinds.
+        events: `EVENTS`, user_id as text or a dictionary of it; rows in any order, all rows of every user in it.
+        plan: sizes, kinds and the catalogue.
 
     Returns:
         `SEQUENCES`, one row per document.
@@ -70,130 +136,103 @@ def cpt_sequences(events: pa.Table, plan: SequencePlan) -> pa.Table:
     Raises:
         InputError: an item line that does not fit beside its header.
     """
-    events = events.select(EVENTS.names).cast(EVENTS)
-    parts = [_domain_documents(events, plan)] if "domain" in plan.kinds else []
-    parts += [_all_domain_documents(events, plan)] if "all_domain" in plan.kinds else []
-    return sort_table(pa.concat_tables(parts), "user_id")
+    users, rows = _read(events)
+    parts, owners = [], []
+    for kind in sorted(plan.kinds, key=["domain", "all_domain"].index):
+        ordered, bounds, header = (_by_domain if kind == "domain" else _across_domains)(rows, plan.items)
+        table, owner = _documents(ordered, bounds, header, kind, users, plan)
+        parts.append(table)
+        owners.append(owner)
+    documents = pa.concat_tables(parts)
+    if len(parts) > 1:
+        documents = documents.take(pa.array(np.argsort(np.concatenate(owners), kind="stable")))
+    return documents.combine_chunks()
 
 
-def _domain_documents(events: pa.Table, plan: SequencePlan) -> pa.Table:
-    events = sort_table(events, "user_id", "domain", "timestamp", "item_id")
-    bounds = group_bounds(events, "user_id", "domain")
-    domains = events["domain"].take(pa.array(bounds[:-1]))
-    return _documents(events, bounds, domains, "domain", plan)
+def _read(events: pa.Table) -> tuple[pa.StringArray, _Events]:
+    """The user ids, ascending, and the events as arrays."""
+    events = events.select(EVENTS.names).combine_chunks()
+    ids = events["user_id"].combine_chunks() if events.num_rows else pa.array([], pa.string())
+    encoded = ids if pa.types.is_dictionary(ids.type) else ids.dictionary_encode()
+    order = pc.sort_indices(encoded.dictionary).to_numpy()
+    rank = np.empty(len(order), dtype=np.int64)
+    rank[order] = np.arange(len(order))
+    clock = events["clock"]
+    return encoded.dictionary.take(pa.array(order)).cast(pa.string()), _Events(
+        rank[encoded.indices.to_numpy()],
+        events["item"].to_numpy().astype(np.int64),
+        events["timestamp"].to_numpy(),
+        clock.fill_null(0).to_numpy(),
+        clock.is_valid().to_numpy(),
+    )
 
 
-def _all_domain_documents(events: pa.Table, plan: SequencePlan) -> pa.Table:
-    events = sort_table(events.filter(pc.is_valid(events["clock"])), "user_id", "clock", "domain", "item_id")
-    bounds = group_bounds(events, "user_id")
-    domains = events["domain"].combine_chunks().dictionary_encode().indices.to_numpy()
+def _by_domain(events: _Events, items: CatalogueArrays) -> tuple[_Events, np.ndarray, np.ndarray]:
+    """The events by user, domain and time, where each of these histories begins, and the header of each."""
+    events = events.take(row_order(events.user, items.domain[events.item], events.timestamp, events.item))
+    domain = items.domain[events.item]
+    bounds = run_bounds(events.user, domain)
+    return events, bounds, domain[bounds[:-1]]
+
+
+def _across_domains(events: _Events, items: CatalogueArrays) -> tuple[_Events, np.ndarray, np.ndarray]:
+    """The same for histories across domains, of the users who have two."""
+    events = events.take(np.flatnonzero(events.known))
+    events = events.take(row_order(events.user, events.clock, events.item))
+    domain, bounds = items.domain[events.item], run_bounds(events.user)
     owner = np.repeat(np.arange(len(bounds) - 1), np.diff(bounds))
-    elsewhere = domains != domains[bounds[owner]] if len(domains) else np.zeros(0, dtype=bool)
-    mixed = np.bincount(owner[elsewhere], minlength=len(bounds) - 1) > 0
-    events = events.filter(pa.array(mixed[owner], type=pa.bool_()))
-    bounds = np.concatenate([[0], np.cumsum(np.diff(bounds)[mixed])]).astype(np.int64)
-    return _documents(events, bounds, pa.nulls(len(bounds) - 1, pa.string()), "all_domain", plan)
+    mixed = np.bincount(owner[domain != domain[bounds[owner]]], minlength=len(bounds) - 1) > 0
+    lengths = np.diff(bounds)[mixed]
+    return events.take(np.flatnonzero(mixed[owner])), offsets_of(lengths), np.full(len(lengths), len(items.domains))
 
 
 def _documents(
-    events: pa.Table, bounds: np.ndarray, domains: pa.Array | pa.ChunkedArray, kind: str, plan: SequencePlan
-) -> pa.Table:
-    """Documents of the groups of events between `bounds` [groups + 1], whose headers name `domains` [groups]."""
-    template = load_template(plan.template_version)
-    header_of = domains.dictionary_encode(null_encoding="encode")
-    header_of = header_of.combine_chunks() if isinstance(header_of, pa.ChunkedArray) else header_of
-    names = header_of.dictionary.to_pylist()
-    codes = header_of.indices.to_numpy().astype(np.int64)
-    overhead = np.array([plan.header_tokens[name] for name in names], dtype=np.int64)[codes]
-    tokens = events["tokens"].to_numpy().astype(np.int64)
-    starts, ends = greedy_windows(tokens, bounds, plan.window_tokens - overhead)
-    starts, ends = starts[ends - starts >= 2], ends[ends - starts >= 2]
-    group = np.searchsorted(bounds, starts, side="right") - 1
-    headers = pa.array([template.header(name) for name in names], pa.string()).take(pa.array(codes[group]))
-    running = np.concatenate([[0], np.cumsum(tokens)])
-    last = events["timestamp"].take(pa.array(ends - 1)) if plan.times_known else pa.nulls(len(ends), pa.int64())
-    columns = {
-        "text": pc.binary_join_element_wise(headers, lines(events["title"], starts, ends), ""),
-        "kind": pa.array(np.full(len(starts), kind, dtype=object), pa.string()),
-        "domain": domains.take(pa.array(group)),
-        "user_id": events["user_id"].take(pa.array(starts)),
-        "item_ids": slices(events["item_id"], starts, ends),
-        "item_domains": slices(events["domain"], starts, ends),
-        "n_tokens": pa.array(running[ends] - running[starts] + overhead[group]),
-        "last_timestamp": last,
-    }
-    return pa.table(columns).cast(SEQUENCES)
-
-
-def greedy_windows(
-    tokens: np.ndarray, bounds: np.ndarray, budgets: np.ndarray, max_items: int | None = None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Cut each group of consecutive items into the fewest windows that keep order and fit a budget of tokens.
-
-    A window's end decides where the next begins, so the loop runs over window numbers: all groups take their next
-    window at once, by one search in the cumulative sums.
+    events: _Events, bounds: np.ndarray, header: np.ndarray, kind: str, users: pa.StringArray, plan: SequencePlan
+) -> tuple[pa.Table, np.ndarray]:
+    """The documents of the histories between `bounds` [histories + 1], and the user of each.
 
     Args:
-        tokens: of each item [items].
-        bounds: group g holds the items bounds[g] to bounds[g + 1] - 1 [groups + 1].
-        budgets: most tokens in a window of each group [groups].
-        max_items: most items in a window.
-
-    Returns:
-        starts and ends (exclusive) of the windows in item order, each [windows]; together they cover every item once.
-
-    Raises:
-        InputError: an item of more tokens than its group's budget.
+        events: in the order the documents tell them.
+        bounds: where each history begins.
+        header: the number of the header of each history [histories].
+        kind: of document.
+        users: ids by number.
+        plan: sizes and catalogue.
     """
-    running = np.concatenate([[0], np.cumsum(tokens, dtype=np.int64)])
-    filled = np.diff(bounds) > 0
-    at, stop, budget = bounds[:-1][filled], bounds[1:][filled], np.asarray(budgets)[filled]
-    starts, ends = [np.zeros(0, dtype=np.int64)], [np.zeros(0, dtype=np.int64)]
-    while len(at):
-        end = np.minimum(np.searchsorted(running, running[at] + budget, side="right") - 1, stop)
-        end = end if max_items is None else np.minimum(end, at + max_items)
-        if (end <= at).any():
-            worst = int(np.argmin(end - at))
-            raise InputError(
-                f"an item line of {int(tokens[at[worst]])} tokens does not fit a window with room for "
-                f"{int(budget[worst])} beside its header; raise `window_tokens` or lower `max_title_tokens`"
-            )
-        starts.append(at)
-        ends.append(end)
-        more = end < stop
-        at, stop, budget = end[more], stop[more], budget[more]
-    order = np.argsort(np.concatenate(starts))
-    return np.concatenate(starts)[order], np.concatenate(ends)[order]
+    items = plan.items
+    tokens = items.tokens[events.item]
+    starts, ends = greedy_windows(tokens, bounds, plan.window_tokens - items.overhead[header])
+    starts, ends = starts[ends - starts >= 2], ends[ends - starts >= 2]
+    history = np.searchsorted(bounds, starts, side="right") - 1
+    headers, owner = header[history], events.user[starts]
+    running = offsets_of(tokens)
+    codes = pa.array(events.item[ranges(starts, ends)])
+    offsets = pa.array(offsets_of(ends - starts).astype(np.int32))
+    names = pa.array([*items.domains, None], pa.string())
+    columns = {
+        "text": _texts(items, events.item, starts, ends, headers),
+        "kind": pa.array([kind], pa.string()).take(pa.array(np.zeros(len(starts), dtype=np.int64))),
+        "domain": names.take(pa.array(headers)),
+        "user_id": users.take(pa.array(owner)),
+        "item_ids": pa.ListArray.from_arrays(offsets, items.item_ids.take(codes)),
+        "item_domains": pa.ListArray.from_arrays(offsets, items.names.take(codes)),
+        "n_tokens": pa.array(running[ends] - running[starts] + items.overhead[headers]),
+        "last_timestamp": pa.array(events.timestamp[ends - 1]) if plan.times_known else pa.nulls(len(ends), pa.int64()),
+    }
+    return pa.table(columns).cast(SEQUENCES), owner
 
 
-def sort_table(table: pa.Table, *keys: str) -> pa.Table:
-    """The table sorted ascending by these columns, ties in their order, one chunk per column."""
-    order = pc.sort_indices(table, sort_keys=[(key, "ascending") for key in keys])  # a stable sort
-    return table.take(order).combine_chunks()
-
-
-def group_bounds(table: pa.Table, *keys: str) -> np.ndarray:
-    """Where runs of equal `keys` begin in a sorted table, and its length. Shape: [groups + 1] int64."""
-    n = table.num_rows
-    new = np.zeros(max(n - 1, 0), dtype=bool)
-    for key in keys:
-        column = table[key].combine_chunks()
-        if n > 1:
-            new |= pc.not_equal(column[1:], column[:-1]).to_numpy(zero_copy_only=False)
-    first = np.flatnonzero(np.concatenate([[n > 0], new]))
-    return np.concatenate([first, [n]]).astype(np.int64)
-
-
-def slices(values: pa.ChunkedArray, starts: np.ndarray, ends: np.ndarray) -> pa.ListArray:
-    """List r holds values[starts[r] : ends[r]]. Slices may overlap."""
-    lengths = ends - starts
-    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    indices = np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], lengths)
-    taken = values.take(pa.array(indices))
-    taken = taken.combine_chunks() if isinstance(taken, pa.ChunkedArray) else taken
-    return pa.ListArray.from_arrays(pa.array(offsets.astype(np.int32)), taken)
-
-
-def lines(titles: pa.ChunkedArray, starts: np.ndarray, ends: np.ndarray) -> pa.Array:
-    """The item lines of titles[starts[r] : ends[r]] as one text per row; no row may be empty."""
-    return pc.binary_join_element_wise(pc.binary_join(slices(titles, starts, ends), DELIMITER), "", DELIMITER)
+def _texts(
+    items: CatalogueArrays, item: np.ndarray, starts: np.ndarray, ends: np.ndarray, headers: np.ndarray
+) -> pa.Array:
+    """Header and lines of each document, as one text. Gathered pieces lie one after another: so do the texts."""
+    offsets = offsets_of(ends - starts + 1)
+    pieces = np.empty(int(offsets[-1]), dtype=np.int64)
+    opens = np.zeros(len(pieces), dtype=bool)
+    opens[offsets[:-1]] = True
+    pieces[opens] = len(items.item_ids) + headers
+    pieces[~opens] = item[ranges(starts, ends)]
+    gathered = items.pieces.take(pa.array(pieces)) if len(pieces) else items.pieces.slice(0, 0)
+    _, ends_of, characters = gathered.buffers()
+    bounds = np.frombuffer(ends_of, np.int32)[gathered.offset : gathered.offset + len(gathered) + 1][offsets]
+    return pa.StringArray.from_buffers(len(starts), pa.py_buffer(np.ascontiguousarray(bounds)), characters)

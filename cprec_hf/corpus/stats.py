@@ -8,6 +8,7 @@ from typing import Any
 
 import polars as pl
 
+from cprec_hf.corpus.files import split_files
 from cprec_hf.corpus.load import load_facts
 
 
@@ -47,15 +48,15 @@ def corpus_stats(folder: str | Path) -> CorpusStats:
     folder = Path(folder)
     facts = load_facts(folder)
     configs = [
-        {"config": config, "split": split, **_file_stats(folder / config / f"{split}.parquet", config)}
-        for config, splits in facts["counts"].items()
-        for split in splits
+        {"config": config, "split": split, **_split_stats(paths, config)}
+        for config in facts["counts"]
+        for split, paths in split_files(folder, config).items()
     ]
     return CorpusStats(facts["name"], facts["tokens"], configs)
 
 
-def _file_stats(path: Path, config: str) -> dict[str, int | None]:
-    rows = pl.scan_parquet(path)
+def _split_stats(paths: list[Path], config: str) -> dict[str, int | None]:
+    rows = pl.scan_parquet(paths, glob=False)
     if config == "cpt":
         ids = pl.struct(domain=pl.col("item_domains").explode(), item=pl.col("item_ids").explode())
         length, characters = pl.col("item_ids").list.len(), pl.col("text").str.len_chars()

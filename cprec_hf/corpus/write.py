@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +11,11 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from cprec_hf.behaviors.account import Step
 from cprec_hf.corpus import examples, sequences
 from cprec_hf.corpus.catalogue import Catalogue
+from cprec_hf.corpus.files import SplitWriter
 from cprec_hf.corpus.splits import keyed_rng
 
 SHARD_ROWS = 200_000
@@ -55,7 +54,7 @@ def write_documents(
     Returns:
         The documents of each kind, their tokens, and what became of the events in each kind.
     """
-    lines = catalogue.items.select("domain", "item_id", "title", "tokens")
+    codes = catalogue.items.select("domain", "item_id").with_row_index("item")
     known = pl.col("clock").is_not_null()
     mixed = pl.col("domain").filter(known).n_unique().over("user_id") >= 2
     writes = {"domain": pl.len().over("user_id", "domain") >= 2, "all_domain": known & mixed}
@@ -65,7 +64,7 @@ def write_documents(
     written, tokens, used = (dict.fromkeys(plan.kinds, 0) for _ in range(3))
     with _Files(folder, sequences.SEQUENCES) as files:
         for shard in user_shards(events):
-            table = shard.join(lines, on=["domain", "item_id"], how="left").select(sequences.EVENTS.names).to_arrow()
+            table = shard.join(codes, on=["domain", "item_id"], how="left").select(sequences.EVENTS.names).to_arrow()
             documents = sequences.cpt_sequences(table, plan)
             for kind in plan.kinds:
                 of_kind = documents.filter(pc.equal(documents["kind"], kind))
@@ -120,23 +119,21 @@ def _n_items(lists: pa.ChunkedArray) -> int:
 
 
 class _Files:
-    """One Parquet writer per split of a config, opened at the first row."""
+    """The splits of a config, each begun at its first row."""
 
     def __init__(self, folder: Path, schema: pa.Schema) -> None:
-        self.folder, self.schema, self.writers = folder, schema, ExitStack()
-        self.open: dict[str, pq.ParquetWriter] = {}
+        self.folder, self.schema = folder, schema
+        self.splits: dict[str, SplitWriter] = {}
 
     def __enter__(self) -> _Files:
         self.folder.mkdir()
         return self
 
-    def __exit__(self, *failure: Any) -> None:
-        self.writers.close()
+    def __exit__(self, kind: type[BaseException] | None, *failure: Any) -> None:
+        for writer in self.splits.values():
+            writer.close() if kind is None else writer.abandon()
 
     def write(self, split: str, table: pa.Table) -> None:
-        if not table.num_rows:
-            return
-        if split not in self.open:
-            writer = pq.ParquetWriter(self.folder / f"{split}.parquet", self.schema, compression="zstd")
-            self.open[split] = self.writers.enter_context(writer)
-        self.open[split].write_table(table)
+        if split not in self.splits:
+            self.splits[split] = SplitWriter(self.folder, split, self.schema)
+        self.splits[split].write(table)

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from cprec_hf.corpus.content import candidates_sha256, content_sha256, table_sha256
+from cprec_hf.corpus.content import candidates_sha256, content_sha256, rows_sha256
 
 ROWS = {
     "text": ["a", "", "ccc", None, "ü"],
@@ -19,14 +19,14 @@ TABLE = pa.table(ROWS, schema=pa.schema([("text", pa.string()), ("ids", pa.list_
 
 def _hash(table: pa.Table, path: Path, **how: object) -> str:
     pq.write_table(table, path, **how)
-    return table_sha256(path)
+    return rows_sha256([path])
 
 
 def test_chunks_compression_and_width_of_types_leave_no_trace(tmp_path: Path) -> None:
     plain = _hash(TABLE, tmp_path / "plain.parquet")
     assert _hash(TABLE, tmp_path / "chunks.parquet", row_group_size=2, compression="gzip") == plain
     pl.DataFrame(pl.from_arrow(TABLE)).write_parquet(tmp_path / "polars.parquet")
-    assert table_sha256(tmp_path / "polars.parquet") == plain
+    assert rows_sha256([tmp_path / "polars.parquet"]) == plain
 
 
 @pytest.mark.parametrize(

@@ -9,19 +9,25 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cprec_hf.corpus.sequences import EVENTS, SEQUENCES, SequencePlan, cpt_sequences, greedy_windows
+from cprec_hf.corpus.sequences import CATALOGUE, EVENTS, SEQUENCES, SequencePlan, cpt_sequences
 from cprec_hf.corpus.template import load_template
+from cprec_hf.corpus.windows import greedy_windows, row_order, run_bounds
 from cprec_hf.errors import InputError
 
 DOMAINS = ["Books", "Games", "Café & Bar"]
 CLOCKS = st.integers(0, 9)
 HEADERS = {None: 7, "Books": 5, "Games": 4, "Café & Bar": 6}
+ITEMS = [
+    {"domain": domain, "item_id": f"i{item}", "title": f"title {item}", "tokens": 2 + item % 3}
+    for domain in sorted(DOMAINS)
+    for item in range(6)
+]
 
 
 def _plan(
     window: int = 20, kinds: tuple[str, ...] = ("domain", "all_domain"), times_known: bool = True
 ) -> SequencePlan:
-    return SequencePlan("1", kinds, window, HEADERS, times_known)
+    return SequencePlan("1", kinds, window, HEADERS, times_known, pa.Table.from_pylist(ITEMS, schema=CATALOGUE))
 
 
 @st.composite
@@ -38,7 +44,8 @@ def events(draw: st.DrawFn, clocks: st.SearchStrategy = CLOCKS) -> list[dict[str
 
 
 def _table(rows: list[dict[str, Any]]) -> pa.Table:
-    return pa.Table.from_pylist(rows, schema=EVENTS)
+    number = {(item["domain"], item["item_id"]): row for row, item in enumerate(ITEMS)}
+    return pa.Table.from_pylist([{**r, "item": number[r["domain"], r["item_id"]]} for r in rows], schema=EVENTS)
 
 
 def _row_by_row(rows: list[dict[str, Any]], plan: SequencePlan) -> list[dict[str, Any]]:
@@ -107,6 +114,32 @@ def test_any_partition_of_the_users_gives_the_same_rows(rows: list[dict[str, Any
 def test_the_order_of_the_rows_that_come_in_does_not_matter(rows: list[dict[str, Any]], random: Any) -> None:
     shuffled = random.sample(rows, len(rows))
     assert cpt_sequences(_table(shuffled), _plan()).equals(cpt_sequences(_table(rows), _plan()))
+
+
+@given(
+    st.integers(1, 4).flatmap(
+        lambda n: st.lists(
+            st.tuples(*[st.one_of(st.integers(-3, 3), st.integers(-(2**62), 2**62)) for _ in range(n)]), max_size=30
+        )
+    )
+)
+def test_rows_are_ordered_as_python_orders_tuples_and_ties_stay(rows: list[tuple[int, ...]]) -> None:
+    keys = [np.array(key, dtype=np.int64) for key in zip(*rows, strict=True)] or [np.zeros(0, dtype=np.int64)]
+    assert row_order(*keys).tolist() == sorted(range(len(rows)), key=lambda i: rows[i])
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2)), max_size=20))
+def test_runs_begin_where_a_key_changes(rows: list[tuple[int, int]]) -> None:
+    keys = [np.array([row[i] for row in rows], dtype=np.int64) for i in range(2)]
+    begins = [i for i in range(len(rows)) if i == 0 or rows[i] != rows[i - 1]]
+    assert run_bounds(*keys).tolist() == [*begins, len(rows)]
+
+
+def test_ids_in_a_dictionary_read_as_the_ids_themselves() -> None:
+    rows = [(user, item, 3, 4) for user in ["v", "u", "w"] for item in (1, 7, 13)]
+    table = pa.table([list(column) for column in zip(*rows, strict=True)], schema=EVENTS)
+    coded = table.set_column(0, "user_id", table["user_id"].dictionary_encode())
+    assert cpt_sequences(coded, _plan()).equals(cpt_sequences(table, _plan()))
 
 
 @given(events(), st.integers(15, 40))
