@@ -30,7 +30,6 @@ from tokenizers import Tokenizer
 from tokenizers.models import BPE
 
 from cprec_hf import cli
-from cprec_hf.behaviors.account import Step
 from cprec_hf.files import ran_out_of_space
 from cprec_hf.ranking import Recommender
 from cprec_hf.training.progress import ProgressLog
@@ -444,7 +443,7 @@ def test_ctrl_c_anywhere(
     """A real signal, once part of the output is written."""
     argv = ["recommend", str(house.folder / "sft"), "--history", "M1"] if verb == "recommend" else command(verb)
     where = {
-        "corpus": "cprec_hf.corpus.build.write_examples",
+        "corpus": "cprec_hf.corpus.write.examples.sft_examples",
         "evaluate": "cprec_hf.evaluation.protocol.console_table",
         "recommend": "cprec_hf.ranking.recommender.Recommender.recommend",
     }
@@ -483,8 +482,8 @@ def test_a_build_that_pre_trains_on_the_future_fails_its_audit(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(
-        "cprec_hf.corpus.build.cpt_events",
-        lambda events, split: (events, Step("all of them", len(events), len(events), {})),
+        "cprec_hf.corpus.write.cpt_events",
+        lambda events, downstream, cuts: events,
     )
     values = house.corpus | {"output": str(tmp_path / "out"), "split": {"policy": policy}}
     said = refused(["corpus", "build", recipe(tmp_path / "corpus.yaml", values)])

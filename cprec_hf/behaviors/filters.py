@@ -6,8 +6,10 @@ All counts are within a domain, as in the 5-core sets of this line of work.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import polars as pl
 
 from cprec_hf.behaviors.schema import ITEM_KEY, Behaviors
@@ -52,18 +54,11 @@ def apply_filters(behaviors: Behaviors, config: FilterConfig) -> Behaviors:
     if config == FilterConfig(core=config.core):
         return behaviors
     users, items, events = _coded(behaviors)
-    kept, refused = events, {}
-    if config.max_user_interactions is not None:
-        kept = events.filter(pl.len().over("user") <= config.max_user_interactions)
-        refused[f"user with more than {config.max_user_interactions} in the domain"] = events.height - kept.height
-    kept, few_users, few_items = _apply_minima(kept, config)
-    if few_users:
-        refused[f"user with fewer than {config.min_user_interactions} in the domain"] = few_users
-    if few_items:
-        refused[f"item with fewer than {config.min_item_interactions}"] = few_items
+    arrays = events["user"].to_numpy(), events["item"].to_numpy()
+    (alive,), refused = k_core(lambda _: arrays, 1, items.height, config)
+    kept = events.filter(pl.Series(np.unpackbits(alive, count=events.height).astype(bool)))
     if not kept.height:
-        reasons = ", ".join(f"{reason}: {n:,}" for reason, n in refused.items())
-        raise InputError(f"{behaviors.about.name}: the filters leave no interaction ({reasons}); loosen them")
+        raise nothing_left(behaviors.about.name, refused)
     account = behaviors.account.copy()
     account.add("interactions: filter", events.height, kept.height, refused)
     # A row stayed if and only if its user and its item both have a row that stayed: two semi-joins find it again.
@@ -90,17 +85,61 @@ def _coded(behaviors: Behaviors) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFra
     return users, items, events.join(items.lazy(), on=ITEM_KEY).select("user", "item").collect(engine="streaming")
 
 
-def _apply_minima(events: pl.DataFrame, config: FilterConfig) -> tuple[pl.DataFrame, int, int]:
-    """The events that stay, and how many left for their user and for their item (both at once: for their user)."""
-    few_users = few_items = 0
-    few_user, few_item = pl.col("few_user"), pl.col("few_item")
+def k_core(
+    load: Callable[[int], tuple[np.ndarray, np.ndarray]], n_buckets: int, n_items: int, config: FilterConfig
+) -> tuple[list[np.ndarray], dict[str, int]]:
+    """Which events stay, for a log in buckets of whole users, of which one at a time is held.
+
+    Args:
+        load: number of a bucket -> of each of its events a number that stands for user and domain (from 0 on, of that
+            bucket alone) and the number of its item, both int [events]; called once a round for every bucket.
+        n_buckets: how many buckets.
+        n_items: how many items.
+        config: the bounds.
+
+    Returns:
+        The events of each bucket that stay, as packed bits (`np.packbits`); and how many left for which reason. An
+        event that leaves for its user and its item at once is counted for its user.
+    """
+    few_users = few_items = too_many = 0
+    alive: list[np.ndarray] = []
+    of_item = np.zeros(n_items, dtype=np.int64)  # events of each item, at the start of a round
+    for number in range(n_buckets):
+        user, item = load(number)
+        stays = np.ones(len(user), dtype=bool)
+        if config.max_user_interactions is not None:
+            stays = np.bincount(user)[user] <= config.max_user_interactions
+        too_many += len(user) - int(stays.sum())
+        of_item += np.bincount(item[stays], minlength=n_items)
+        alive.append(np.packbits(stays))
     while True:
-        flagged = events.with_columns(
-            few_user=pl.len().over("user") < config.min_user_interactions,
-            few_item=pl.len().over("item") < config.min_item_interactions,
-        )
-        by_user, by_item = flagged.select(few_user.sum(), (few_item & ~few_user).sum()).row(0)
-        few_users, few_items = few_users + by_user, few_items + by_item
-        events = flagged.filter(~few_user & ~few_item).select("user", "item")
-        if not config.core or by_user + by_item == 0:
-            return events, few_users, few_items
+        next_of_item = np.zeros_like(of_item)
+        gone = 0
+        for number in range(n_buckets):
+            user, item = load(number)
+            stays = np.unpackbits(alive[number], count=len(user)).astype(bool)
+            of_user = np.bincount(user[stays], minlength=user.max(initial=0) + 1)
+            few_user = stays & (of_user[user] < config.min_user_interactions)
+            few_item = stays & ~few_user & (of_item[item] < config.min_item_interactions)
+            stays &= ~few_user & ~few_item
+            few_users, few_items = few_users + int(few_user.sum()), few_items + int(few_item.sum())
+            gone += int(few_user.sum()) + int(few_item.sum())
+            next_of_item += np.bincount(item[stays], minlength=n_items)
+            alive[number] = np.packbits(stays)
+        of_item = next_of_item
+        if not config.core or not gone:
+            break
+    refused = {}
+    if config.max_user_interactions is not None:
+        refused[f"user with more than {config.max_user_interactions} in the domain"] = too_many
+    if few_users:
+        refused[f"user with fewer than {config.min_user_interactions} in the domain"] = few_users
+    if few_items:
+        refused[f"item with fewer than {config.min_item_interactions}"] = few_items
+    return alive, refused
+
+
+def nothing_left(name: str, refused: Mapping[str, int]) -> InputError:
+    """The error to raise where filters leave no interaction of a source."""
+    reasons = ", ".join(f"{reason}: {n:,}" for reason, n in refused.items())
+    return InputError(f"{name}: the filters leave no interaction ({reasons}); loosen them")

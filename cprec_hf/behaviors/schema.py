@@ -14,7 +14,7 @@ import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import polars as pl
 
@@ -22,6 +22,9 @@ from cprec_hf.behaviors.account import Account
 from cprec_hf.behaviors.titles import clean_title
 from cprec_hf.errors import InputError
 from cprec_hf.files import atomic_folder
+
+if TYPE_CHECKING:
+    from cprec_hf.behaviors.sources.log import Log
 
 INTERACTIONS: dict[str, type[pl.DataType]] = {
     "user_id": pl.String,
@@ -67,6 +70,8 @@ class Behaviors:
     items: pl.LazyFrame
     about: About
     account: Account
+    log: Log | None = None
+    """The source's log, if `account` is still to be made from it (`sources.log.counting_later`); else null."""
 
     def validate(self) -> Behaviors:
         """Check the whole contract in one streaming pass and return `self`.

@@ -7,6 +7,7 @@ candidates -> Parquet, facts, card -> the audit of what was written. The folder 
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, replace
@@ -20,23 +21,23 @@ from tqdm.auto import tqdm
 
 import cprec_hf
 from cprec_hf.behaviors.account import Account
-from cprec_hf.behaviors.filters import apply_filters
-from cprec_hf.behaviors.schema import ALL_DOMAIN_POSITION, Behaviors
+from cprec_hf.behaviors.schema import Behaviors
 from cprec_hf.behaviors.sources import read_source
+from cprec_hf.behaviors.sources.log import counting_later
 from cprec_hf.corpus.audit import audit_corpus
-from cprec_hf.corpus.catalogue import ITEM_COLUMNS, Catalogue, make_catalogue, read_items, tokenizer_texts
+from cprec_hf.corpus.catalogue import ITEM_COLUMNS, Catalogue, make_catalogue, tokenizer_texts
 from cprec_hf.corpus.config import CorpusConfig, TokenizerConfig, domain_slugs
 from cprec_hf.corpus.content import candidates_sha256, content_sha256
 from cprec_hf.corpus.encoder import Encoder
 from cprec_hf.corpus.examples import CATALOGUE, ExamplePlan
 from cprec_hf.corpus.files import config_files, count_rows, split_files
 from cprec_hf.corpus.load import FACTS, FACTS_FORMAT, TOKENIZER
-from cprec_hf.corpus.pseudonyms import pseudonymise
+from cprec_hf.corpus.prepare import DomainFigures, Frames, domain_figures, prepare, role_facts
 from cprec_hf.corpus.sequences import CATALOGUE as CPT_CATALOGUE
 from cprec_hf.corpus.sequences import SequencePlan
-from cprec_hf.corpus.splits import cpt_events, split_downstream
+from cprec_hf.corpus.splits import split_downstream
 from cprec_hf.corpus.template import TEMPLATE_VERSION, load_template
-from cprec_hf.corpus.write import user_shards, write_documents, write_examples
+from cprec_hf.corpus.write import Parts, pretraining_users, write_rows
 from cprec_hf.errors import InputError
 from cprec_hf.files import atomic_folder, refuse_existing, require_free_space
 
@@ -55,20 +56,24 @@ def build_corpus(config: CorpusConfig, *, overwrite: bool = False) -> Path:
         InputError: anything wrong with the recipe or the source, or a failed audit; no file is left behind.
     """
     refuse_existing(config.output, overwrite=overwrite)
-    behaviors = read_source(config.source, f"{config.name}: `source`")
+    with counting_later():
+        behaviors = read_source(config.source, f"{config.name}: `source`")
     return build_from(behaviors, config, overwrite=overwrite)
 
 
 def build_from(behaviors: Behaviors, config: CorpusConfig, *, overwrite: bool = False) -> Path:
     """`build_corpus` for `Behaviors` already read; `config.source` is only recorded."""
     refuse_existing(config.output, overwrite=overwrite)
-    with tqdm(total=7, desc="corpus: reading", unit="step", disable=None) as bar, ExitStack() as stack:
-        behaviors = apply_filters(behaviors.validate(), config.filters)
-        items = read_items(behaviors.items)
-        roles = _roles(items, config)
-        events = _read_events(behaviors, config)
-        require_free_space(config.output, estimate_bytes(events, items, config))
+    with tqdm(total=6, desc="corpus: reading", unit="step", disable=None) as bar, ExitStack() as stack:
         folder = stack.enter_context(atomic_folder(config.output, overwrite=overwrite))
+        work = folder / ".work"
+        prepared = prepare(behaviors, config, work)
+        items = prepared.items
+        roles = _roles(items, config)
+        figures = domain_figures(prepared)
+        if idle := [domain for domain in config.downstream if not figures[domain].users]:
+            raise InputError(f"domain {idle[0]!r} of `downstream` has items and not one event; leave it out")
+        require_free_space(config.output, estimate_bytes(figures, items, config))
 
         _next(bar, "titles")
         template = load_template(TEMPLATE_VERSION)
@@ -82,54 +87,46 @@ def build_from(behaviors: Behaviors, config: CorpusConfig, *, overwrite: bool = 
         _require_room(config, catalogue, header_tokens, block_tokens)
 
         _next(bar, "split")
-        active = events["domain"].unique()
-        if idle := [domain for domain in config.downstream if domain not in active]:
-            raise InputError(f"domain {idle[0]!r} of `downstream` has items and not one event; leave it out")
-        later = pl.col("domain").is_in(config.downstream)
         split = split_downstream(
-            events.filter(later), config.split, order=behaviors.about.order, max_test_users=config.max_test_users,
-            seed=config.seed,
+            Frames(prepared, config.downstream), config.split, order=behaviors.about.order,
+            max_test_users=config.max_test_users, seed=config.seed,
         )  # fmt: skip
-        pretraining, step = cpt_events(events.filter(~later), split)
-        if not len(pretraining):
-            raise InputError(
-                f"no event is left for pre-training: {', '.join(step.refused)}; move the cut or add domains"
-            )
-        held_apart = {domain: split.events.filter(pl.col("domain") == domain) for domain in config.downstream}
-        steps = [*split.steps, step]
-        bar.total += sum(len(user_shards(table)) for table in (pretraining, *held_apart.values()))
+        parts = Parts(prepared, split, config.downstream)
+        users = pretraining_users(parts, config.sequences, share=config.cpt_validation_share, seed=config.seed)
+        if not users.events:
+            reasons = ", ".join(users.step.refused)
+            raise InputError(f"no event is left for pre-training: {reasons}; move the cut or add domains")
 
-        _next(bar, "documents")
+        _next(bar, "documents and examples")
         plan = SequencePlan(
             template.version, tuple(config.sequences), config.window_tokens, header_tokens,
             times_known=behaviors.about.order == "time",
             catalogue=catalogue.items.select(CPT_CATALOGUE.names).to_arrow().cast(CPT_CATALOGUE),
         )  # fmt: skip
-        documents, tokens, more = write_documents(
-            pretraining, catalogue, plan, folder / "cpt",
-            validation_share=config.cpt_validation_share, seed=config.seed, done=bar.update,
-        )  # fmt: skip
-        steps += more
-
-        _next(bar, "examples")
-        for domain in config.downstream:
-            example_plan = ExamplePlan(
+        example_plans = {
+            domain: ExamplePlan(
                 template.version, f"{config.name}/{config.seed}/{domain}", domain, _catalogue_table(catalogue, domain),
                 config.window_tokens, header_tokens[domain], block_tokens, config.history_length, config.train_targets,
                 config.candidates, config.candidate_list_in_prompt,
-            )  # fmt: skip
-            where = folder / f"sft-{roles[domain]['slug']}"
-            steps.append(write_examples(held_apart[domain], example_plan, where, done=bar.update))
-
+            )
+            for domain in config.downstream
+        }  # fmt: skip
+        n_events = users.events + sum(figures[domain].interactions for domain in config.downstream)
+        slugs = {domain: role["slug"] for domain, role in roles.items()}
+        with tqdm(total=n_events, desc="corpus: events", unit="event", unit_scale=True, disable=None) as events:
+            written = write_rows(parts, plan, example_plans, users, folder, slugs, done=events.update)
         _require_rows(folder, config, roles)
+
         _next(bar, "items")
         (folder / "items").mkdir()
         table = catalogue.items.select(ITEM_COLUMNS).to_arrow()
         table = table.cast(pa.schema([(name, pa.string()) for name in ITEM_COLUMNS]))
         pq.write_table(table, folder / "items" / "train.parquet", compression="zstd")
-        tokens["items"] = int(encoder.documents(catalogue.items["text"].to_arrow()).lengths.sum())
+        item_tokens = int(encoder.documents(catalogue.items["text"].to_arrow()).lengths.sum())
+        shutil.rmtree(work)
 
         _next(bar, "audit")
+        sizes = dict(items.group_by("domain").len().iter_rows())
         facts = {
             "format": FACTS_FORMAT,
             "name": config.name,
@@ -142,15 +139,15 @@ def build_from(behaviors: Behaviors, config: CorpusConfig, *, overwrite: bool = 
             "about": asdict(behaviors.about),
             "source": config.source,
             "pseudonymised": config.pseudonymise,
-            "domains": _domain_facts(events, items, roles),
+            "domains": {domain: role_facts(figures[domain], sizes[domain]) | roles[domain] for domain in roles},
             "split": {"policy": config.split.policy, "cuts": asdict(split.cuts) if split.cuts else None},
             "candidates": {"count": config.candidates, "sha256": candidates_sha256(folder)},
             "content_sha256": content_sha256(folder),
-            "account": Account([*behaviors.account.steps, *steps]).to_dicts(),
+            "account": Account([*prepared.account.steps, *split.steps, users.step, *written.steps]).to_dicts(),
             "audit": [],
             "counts": _counts(folder),
-            "documents": documents | {"items": len(catalogue.items)},
-            "tokens": tokens,
+            "documents": written.documents | {"items": len(catalogue.items)},
+            "tokens": written.tokens | {"items": item_tokens},
             "titles": {"cut": catalogue.cut, "collisions": catalogue.collisions},
             "seed": config.seed,
             "recipe": config.to_recipe(),
@@ -163,14 +160,15 @@ def build_from(behaviors: Behaviors, config: CorpusConfig, *, overwrite: bool = 
     return Path(config.output)
 
 
-def estimate_bytes(events: pl.DataFrame, items: pl.DataFrame, config: CorpusConfig) -> int:
+def estimate_bytes(figures: Mapping[str, DomainFigures], items: pl.DataFrame, config: CorpusConfig) -> int:
     """An upper estimate of the corpus' size on disk: its texts and ids, uncompressed, before they are made."""
-    line = 48 + (items["title"].str.len_bytes().mean() or 0)  # type: ignore[operator]
-    downstream = events.filter(pl.col("domain").is_in(config.downstream))
-    held_out = 2 * downstream.select(pl.struct("user_id", "domain").n_unique()).item()
+    line = 48 + float(items.select(pl.col("title").str.len_bytes().mean()).item() or 0)
+    later = [figures[domain] for domain in config.downstream]
+    n_later = sum(figure.interactions for figure in later)
+    n_before = sum(figure.interactions for figure in figures.values()) - n_later
     per_example = config.history_length + config.candidates + 4
-    lines = (len(events) - len(downstream)) * len(config.sequences) * 1.1 + held_out * per_example
-    lines += len(downstream) * (per_example if config.train_targets == "every" else 2)
+    lines = n_before * len(config.sequences) * 1.1 + 2 * sum(figure.users for figure in later) * per_example
+    lines += n_later * (per_example if config.train_targets == "every" else 2)
     return int(lines * line + 4 * items.estimated_size()) + (1 << 20)
 
 
@@ -192,22 +190,6 @@ def _roles(items: pl.DataFrame, config: CorpusConfig) -> dict[str, dict[str, str
             )
     slugs = domain_slugs(domains)
     return {d: {"slug": slugs[d], "role": "downstream" if d in config.downstream else "cpt"} for d in domains}
-
-
-def _read_events(behaviors: Behaviors, config: CorpusConfig) -> pl.DataFrame:
-    """user_id, domain, item_id, timestamp, clock (order across domains, or null), sorted by user."""
-    clock = pl.lit(None, pl.Int64)
-    if behaviors.about.order == "time":
-        clock = pl.col("timestamp")
-    elif ALL_DOMAIN_POSITION in behaviors.interactions.collect_schema():
-        clock = pl.col(ALL_DOMAIN_POSITION)
-    rows = behaviors.interactions.select("user_id", "domain", "item_id", "timestamp", clock=clock)
-    events = rows.collect(engine="streaming")
-    if config.pseudonymise:
-        users = events["user_id"].unique().sort()
-        names = pl.DataFrame({"user_id": users, "pseudonym": pl.Series(pseudonymise(users.to_list()), dtype=pl.String)})
-        events = events.join(names, on="user_id", how="left").with_columns(user_id="pseudonym").drop("pseudonym")
-    return events.sort("user_id", "domain", "timestamp", "item_id")
 
 
 def _tokenizer(config: CorpusConfig, items: pl.DataFrame, folder: Path) -> tuple[PreTrainedTokenizerBase, str]:
@@ -256,25 +238,6 @@ def _require_rows(folder: Path, config: CorpusConfig, roles: Mapping[str, Mappin
 
 def _catalogue_table(catalogue: Catalogue, domain: str) -> pa.Table:
     return catalogue.of(domain).select(CATALOGUE.names).to_arrow().cast(CATALOGUE)
-
-
-def _domain_facts(
-    events: pl.DataFrame, items: pl.DataFrame, roles: Mapping[str, Mapping[str, str]]
-) -> dict[str, dict[str, Any]]:
-    lengths = events.group_by("domain", "user_id").len().group_by("domain")
-    quantiles = lengths.agg(
-        median=pl.col("len").quantile(0.5, "lower"), p90=pl.col("len").quantile(0.9, "lower"), max=pl.col("len").max()
-    )
-    per_user = {row.pop("domain"): {key: int(n) for key, n in row.items()} for row in quantiles.to_dicts()}
-    active = events.group_by("domain").agg(users=pl.col("user_id").n_unique(), interactions=pl.len())
-    counts = items.group_by("domain").agg(items=pl.len()).join(active, on="domain", how="left").fill_null(0)
-    by_domain = {row["domain"]: row for row in counts.sort("domain").to_dicts()}
-    return {
-        domain: {key: by_domain[domain][key] for key in ("users", "items", "interactions")}
-        | {"lengths": per_user.get(domain)}
-        | dict(roles[domain])
-        for domain in roles
-    }
 
 
 def _counts(folder: Path) -> dict[str, dict[str, int]]:

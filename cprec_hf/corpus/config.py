@@ -92,6 +92,9 @@ class CorpusConfig:
     """Share of the pre-training users whose documents form the `cpt` validation split."""
     pseudonymise: bool = True
     """Replace user ids by a keyed hash."""
+    memory_gb: float = 2.0
+    """Gigabytes (2**30 bytes) that the events worked on at once may take; a longer log takes more passes, not more
+    memory. The catalogue stands beside them. The corpus does not depend on it."""
     seed: int = 0
     """Draws the candidates, the test users and the `cpt` validation users."""
 
@@ -117,6 +120,8 @@ class CorpusConfig:
             value = getattr(self, key)
             if value is not None and value < bound:
                 raise InputError(f"`{key}` is {value}; give at least {bound}")
+        if not self.memory_gb > 0:
+            raise InputError(f"`memory_gb` is {self.memory_gb}; give a number of gigabytes above 0")
         if not 0 <= self.cpt_validation_share < 1:
             raise InputError(f"`cpt_validation_share` is {self.cpt_validation_share}; give 0 or more and less than 1")
         for key in ("downstream", "sequences"):

@@ -14,6 +14,9 @@ of a held-out user at or after the earliest of their validation events, where th
 `max_test_users` draws users once per domain, in an order keyed by (seed, domain), and holds for validation too. Under
 leave-one-out the users not drawn train with their whole history; under time, nothing at or after v ever trains.
 
+Everything is said per user and domain, but for two figures that are known of all users first: the cuts, and who is
+drawn. So the log may come in buckets of whole users, in ascending order of their ids (`events.EventStore`).
+
 An evaluated item is new to its user, because its candidates are drawn outside the history. Random order is refused
 (`config.SplitConfig`).
 """
@@ -21,7 +24,10 @@ An evaluated item is new to its user, because its candidates are drawn outside t
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -32,6 +38,7 @@ from cprec_hf.errors import InputError
 
 USER_DOMAIN = ["user_id", "domain"]
 ORDER = ["user_id", "domain", "timestamp", "item_id"]
+EXAMPLES = ("validation", "test")
 
 
 @dataclass(frozen=True)
@@ -44,18 +51,28 @@ class TimeCuts:
 
 @dataclass(frozen=True)
 class Split:
-    """The downstream events with their part in the split.
+    """Which part downstream events play.
 
     Attributes:
-        events: sorted by (user, domain, timestamp, item), with `split`: train, validation, test, or null for an event
-            that can only stand in histories.
         cuts: the two cuts under the time policy, else None.
+        drawn: by bucket, the examples held out: user_id, domain, example, drawn=True.
         steps: how many events became what, and how many users are held out.
     """
 
-    events: pl.DataFrame
     cuts: TimeCuts | None
+    drawn: tuple[pl.DataFrame, ...]
     steps: tuple[Step, ...]
+
+    def of(self, number: int, events: pl.DataFrame) -> pl.DataFrame:
+        """The downstream events of a bucket, sorted by (user, domain, timestamp, item), with `split`.
+
+        `split` is train, validation, test, or null for an event that can only stand in histories.
+
+        Args:
+            number: of the bucket.
+            events: as they were given to `split_downstream`.
+        """
+        return _marked(_with_examples(events, self.cuts), self.drawn[number], self.cuts)
 
 
 def keyed_rng(*key: str | int) -> np.random.Generator:
@@ -65,12 +82,13 @@ def keyed_rng(*key: str | int) -> np.random.Generator:
 
 
 def split_downstream(
-    events: pl.DataFrame, config: SplitConfig, *, order: str, max_test_users: int | None, seed: int
+    buckets: Iterable[pl.DataFrame], config: SplitConfig, *, order: str, max_test_users: int | None, seed: int
 ) -> Split:
-    """Give every downstream event its part (see the module's docstring).
+    """Find the cuts and draw the users, so that every downstream event has its part (see the module's docstring).
 
     Args:
-        events: of the downstream domains: user_id, domain, item_id, timestamp and any other columns.
+        buckets: downstream events of whole users, buckets in ascending order of the users; gone through several times.
+            Columns user_id, domain, item_id (text, or numbers in the order of the ids), timestamp and any others.
         config: policy and shares.
         order: the source's kind of order, "time" or "position".
         max_test_users: most users held out per domain and split.
@@ -85,62 +103,88 @@ def split_downstream(
             raise InputError(
                 "`split.policy` is time, and this source has an order but no times; choose `policy: leave_one_out`"
             )
-        cuts = time_cuts(events["timestamp"].to_numpy(), config)
+        cuts = time_cuts((bucket["timestamp"].to_numpy() for bucket in buckets), config)
+    possible, users = [], Counter[str]()
+    for bucket in buckets:
+        events = _with_examples(bucket, cuts)
+        users.update(_counts(bucket.select(USER_DOMAIN).unique(), "domain"))
+        examples = events.filter(pl.col("example").is_not_null()).select("domain", "user_id", "example")
+        possible.append(examples.sort("domain", "user_id", "example"))
+    drawn = _draw_users(possible, max_test_users, seed)
+    parts, every = Counter[tuple[str, str]](), Counter[str]()
+    for bucket, chosen in zip(buckets, drawn, strict=True):
+        marked = _marked(_with_examples(bucket, cuts), chosen, cuts)
+        parts.update(_counts(marked.filter(pl.col("split").is_not_null()), "domain", "split"))
+        every.update(_counts(bucket, "domain"))
+    _require_every_split(sorted(every), parts, cuts)
+    could = Counter[tuple[str, str]]()
+    for examples in possible:
+        could.update(_counts(examples, "domain", "example"))
+    return Split(cuts, drawn, _account(every, users, could, parts))
+
+
+def cpt_events(events: pl.DataFrame, downstream: pl.DataFrame, cuts: TimeCuts | None) -> pl.DataFrame:
+    """The events of the other domains that pre-training may see (see the module's docstring).
+
+    Args:
+        events: of the domains that are not downstream: user_id, clock (order across domains, null where unknown) and
+            any other columns.
+        downstream: of the same users, from `Split.of`, with `clock`.
+        cuts: of the split.
+    """
+    if cuts is not None:
+        return events.filter(pl.col("clock") < cuts.validation)
+    held = downstream.filter((pl.col("split") == "validation") & pl.col("clock").is_not_null())
+    cutoffs = held.group_by("user_id").agg(cutoff=pl.col("clock").min())
+    known = events.join(cutoffs, on="user_id", how="left", maintain_order="left")
+    return known.filter((pl.col("clock") < pl.col("cutoff")).fill_null(True)).drop("cutoff")
+
+
+def cpt_step(n_events: int, n_kept: int, cuts: TimeCuts | None) -> Step:
+    """What became of the events of the other domains."""
+    reason = "at or after the validation cut" if cuts else "at or after the user's validation event"
+    return Step("events for pre-training", n_events, n_kept, {reason: n_events - n_kept})
+
+
+def time_cuts(timestamps: Iterable[np.ndarray], config: SplitConfig) -> TimeCuts:
+    """The cuts: the times at places floor((1 - validation - test) n) and floor((1 - test) n) of their order.
+
+    Args:
+        timestamps: unix seconds, in portions of any order; gone through once.
+        config: the two shares.
+    """
+    # Equal seconds are counted together: no more is held than there are different seconds, 31.5 million a year.
+    counts: tuple[np.ndarray, np.ndarray] = (np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64))
+    for portion in timestamps:
+        seconds, times = np.unique_counts(portion)
+        merged, place = np.unique_inverse(np.concatenate([counts[0], seconds]))
+        counts = merged, np.bincount(place, np.concatenate([counts[1], times])).astype(np.int64)
+    below = np.cumsum(counts[1])
+    n = int(below[-1])
+    at = [1 - config.validation_share - config.test_share, 1 - config.test_share]
+    # 1 - .1 - .1 is a little less than .8: rounding keeps the cut where the shares say.
+    places = [min(int(np.floor(round(share * n, 6))), n - 1) for share in at]
+    return TimeCuts(*(int(counts[0][np.searchsorted(below, place, side="right")]) for place in places))
+
+
+def _with_examples(events: pl.DataFrame, cuts: TimeCuts | None) -> pl.DataFrame:
+    """The events in order, with `example`: what each could be held out as, if its user is drawn."""
     events = events.sort(ORDER).with_columns(
         position=pl.int_range(pl.len(), dtype=pl.Int64).over(USER_DOMAIN),
         fresh=pl.struct("user_id", "domain", "item_id").is_first_distinct(),
     )
     events = events.with_columns(example=_last_two() if cuts is None else _first_after(cuts))
-    possible = events.filter(pl.col("example").is_not_null())
-    drawn = _draw_users(possible, max_test_users, seed)
+    return events.drop("position", "fresh")
+
+
+def _marked(events: pl.DataFrame, drawn: pl.DataFrame, cuts: TimeCuts | None) -> pl.DataFrame:
     events = events.join(drawn, on=["user_id", "domain", "example"], how="left", maintain_order="left")
     if cuts is None:  # whoever is not held out trains with all they did
         trains = ~pl.col("drawn").any().over(USER_DOMAIN) | pl.col("example").is_null()
     else:
         trains = pl.col("timestamp") < cuts.validation
     trained = pl.when(trains.fill_null(False)).then(pl.lit("train"))
-    events = events.with_columns(split=pl.when("drawn").then("example").otherwise(trained))
-    steps = _account(events, possible)
-    _require_every_split(events, cuts)
-    return Split(events.drop("position", "fresh", "example", "drawn"), cuts, steps)
-
-
-def cpt_cutoffs(split: Split) -> pl.DataFrame:
-    """Under leave-one-out: per held-out user, the earliest clock of their validation events. user_id, cutoff."""
-    held = split.events.filter((pl.col("split") == "validation") & pl.col("clock").is_not_null())
-    return held.group_by("user_id").agg(cutoff=pl.col("clock").min())
-
-
-def cpt_events(events: pl.DataFrame, split: Split) -> tuple[pl.DataFrame, Step]:
-    """The events of the other domains that pre-training may see (see the module's docstring).
-
-    Args:
-        events: of the domains that are not downstream: user_id, clock (order across domains, null where unknown) and
-            any other columns.
-        split: of the downstream events, with `clock` among its columns.
-    """
-    if split.cuts is not None:
-        kept, reason = events.filter(pl.col("clock") < split.cuts.validation), "at or after the validation cut"
-    else:
-        cutoffs = cpt_cutoffs(split)
-        known = events.join(cutoffs, on="user_id", how="left", maintain_order="left")
-        late = (pl.col("clock") >= pl.col("cutoff")).fill_null(False)
-        kept, reason = known.filter(~late).drop("cutoff"), "at or after the user's validation event"
-    return kept, Step("events for pre-training", len(events), len(kept), {reason: len(events) - len(kept)})
-
-
-def time_cuts(timestamps: np.ndarray, config: SplitConfig) -> TimeCuts:
-    """The cuts: the times at places floor((1 - validation - test) n) and floor((1 - test) n) of their order.
-
-    Args:
-        timestamps: unix seconds [events], in any order.
-        config: the two shares.
-    """
-    ordered, n = np.sort(timestamps), len(timestamps)
-    at = [1 - config.validation_share - config.test_share, 1 - config.test_share]
-    # 1 - .1 - .1 is a little less than .8: rounding keeps the cut where the shares say.
-    positions = [min(int(np.floor(round(share * n, 6))), n - 1) for share in at]
-    return TimeCuts(int(ordered[positions[0]]), int(ordered[positions[1]]))
+    return events.with_columns(split=pl.when("drawn").then("example").otherwise(trained)).drop("example", "drawn")
 
 
 def _last_two() -> pl.Expr:
@@ -163,40 +207,48 @@ def _first_after(cuts: TimeCuts) -> pl.Expr:
     return pl.when(first).then(era)
 
 
-def _draw_users(possible: pl.DataFrame, most: int | None, seed: int) -> pl.DataFrame:
-    """user_id, domain, example, drawn=True of the examples kept: the first users in one keyed order per domain."""
-    examples = possible.select("user_id", "domain", "example", drawn=pl.lit(True)).sort("domain", "user_id", "example")
+def _draw_users(possible: list[pl.DataFrame], most: int | None, seed: int) -> tuple[pl.DataFrame, ...]:
+    """By bucket: domain, user_id, example, drawn=True of the examples kept, the first users in one order per domain."""
     if most is None:
-        return examples
-    users = examples.select("domain", "user_id").unique(maintain_order=True)
+        return tuple(examples.with_columns(drawn=pl.lit(True)) for examples in possible)
+    examples = pl.concat([part.with_columns(bucket=pl.lit(n, pl.Int32)) for n, part in enumerate(possible)])
+    users = examples.select("domain", "bucket", "user_id").unique().sort("domain", "bucket", "user_id")
     places = [
         keyed_rng(seed, "test users", str(domain)).permutation(len(group))
         for (domain,), group in users.group_by("domain", maintain_order=True)
     ]
     users = users.with_columns(place=np.concatenate([np.zeros(0, dtype=np.int64), *places]))
-    ranked = examples.join(users, on=["domain", "user_id"], how="left", maintain_order="left")
-    rank = pl.col("place").rank("ordinal").over("domain", "example")
-    return ranked.filter(rank <= most).drop("place")
+    ranked = examples.join(users, on=["domain", "bucket", "user_id"], how="left", maintain_order="left")
+    kept = ranked.filter(pl.col("place").rank("ordinal").over("domain", "example") <= most)
+    kept = kept.select("bucket", "domain", "user_id", "example", drawn=pl.lit(True))
+    return tuple(kept.filter(pl.col("bucket") == n).drop("bucket") for n in range(len(possible)))
 
 
-def _account(events: pl.DataFrame, possible: pl.DataFrame) -> tuple[Step, ...]:
-    used = events.filter(pl.col("split").is_not_null()).height
-    steps = [Step("downstream events", len(events), used, {"only in histories": len(events) - used})]
-    for domain in events["domain"].unique().sort():
-        here = pl.col("domain") == domain
-        users = events.filter(here)["user_id"].n_unique()
-        for name in ("validation", "test"):
-            could = possible.filter(here & (pl.col("example") == name)).height
-            held = events.filter(here & (pl.col("split") == name)).height
-            refused = {"no earlier event, or no new item, to ask about": users - could, "not drawn": could - held}
-            steps.append(Step(f"{name} users of {domain}", users, held, refused))
+def _counts(events: pl.DataFrame, *keys: str) -> dict[Any, int]:
+    """How many rows there are of each value of a column, or of each tuple of values of several."""
+    rows = events.group_by(keys).len().iter_rows()
+    return {str(row[0]) if len(keys) == 1 else tuple(map(str, row[:-1])): row[-1] for row in rows}
+
+
+def _account(
+    every: Counter[str], users: Counter[str], could: Counter[tuple[str, str]], parts: Counter[tuple[str, str]]
+) -> tuple[Step, ...]:
+    n, used = every.total(), parts.total()
+    steps = [Step("downstream events", n, used, {"only in histories": n - used})]
+    for domain in sorted(every):
+        for name in EXAMPLES:
+            able, held = could[domain, name], parts[domain, name]
+            refused = {
+                "no earlier event, or no new item, to ask about": users[domain] - able,
+                "not drawn": able - held,
+            }
+            steps.append(Step(f"{name} users of {domain}", users[domain], held, refused))
     return tuple(steps)
 
 
-def _require_every_split(events: pl.DataFrame, cuts: TimeCuts | None) -> None:
-    for domain in events["domain"].unique().sort():
-        found = set(events.filter(pl.col("domain") == domain)["split"].drop_nulls().unique())
-        if missing := [name for name in ("train", "validation", "test") if name not in found]:
+def _require_every_split(domains: list[str], parts: Counter[tuple[str, str]], cuts: TimeCuts | None) -> None:
+    for domain in domains:
+        if missing := [name for name in ("train", *EXAMPLES) if not parts[domain, name]]:
             cut = f" with cuts at {cuts.validation} and {cuts.test}" if cuts else ""
             raise InputError(
                 f"domain {domain!r}: the split{cut} leaves no {missing[0]} event; users need at least three events in "

@@ -60,14 +60,14 @@ def row_order(*keys: np.ndarray) -> np.ndarray:
     """
     packed: list[np.ndarray] = []
     size = 2**63
-    for key in reversed(keys):
+    for key in (given.astype(np.int64) for given in reversed(keys)):
         least, most = (int(key.min()), int(key.max())) if len(key) else (0, 0)
         width = most - least + 1
         if size * width < 2**62:
             packed[-1] = packed[-1] + (key - least) * size
             size *= width
         else:
-            packed.append(key.astype(np.int64) - (least if width < 2**62 else 0))
+            packed.append(key - (least if width < 2**62 else 0))
             size = width
     return np.argsort(packed[0], kind="stable") if len(packed) == 1 else np.lexsort(packed)
 

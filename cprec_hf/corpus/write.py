@@ -1,9 +1,19 @@
-"""A corpus' Parquet files: the pure functions of `sequences` and `examples` run by Polars over shards of the users."""
+"""A corpus' Parquet files: the pure functions of `sequences` and `examples`, run over shards of the users.
+
+Shards are whole users, in order. Two or more are worked on at once (the functions are NumPy and Arrow, which run beside
+one another), and written in order, so the files are the same however many.
+"""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+import os
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +24,214 @@ import pyarrow.compute as pc
 
 from cprec_hf.behaviors.account import Step
 from cprec_hf.corpus import examples, sequences
-from cprec_hf.corpus.catalogue import Catalogue
+from cprec_hf.corpus.events import Bucket
 from cprec_hf.corpus.files import SplitWriter
-from cprec_hf.corpus.splits import keyed_rng
+from cprec_hf.corpus.prepare import Frames, Prepared
+from cprec_hf.corpus.splits import Split, cpt_events, cpt_step, keyed_rng
+from cprec_hf.corpus.windows import run_bounds
 
 SHARD_ROWS = 200_000
 """Events of a shard: what the pure functions see at once. Our choice; the rows out do not depend on it."""
+THREADS = min(os.cpu_count() or 1, 8)
+
+
+@dataclass(frozen=True)
+class PretrainingUsers:
+    """Figures of the users that pre-training documents are made of.
+
+    Attributes:
+        events: for pre-training.
+        step: what became of the other domains' events.
+        held: the users whose documents validate, ascending.
+        unknown: events without an order across domains.
+        alone: the others, of users active in one domain only.
+    """
+
+    events: int
+    step: Step
+    held: pa.StringArray
+    unknown: int
+    alone: int
+
+
+@dataclass(frozen=True)
+class Part:
+    """The events of a bucket, divided.
+
+    Attributes:
+        bucket: whose they are.
+        n_before: events of the domains that are not downstream.
+        pretraining: those of them that pre-training may see.
+        downstream: the downstream events, with `split`.
+    """
+
+    bucket: Bucket
+    n_before: int
+    pretraining: pl.DataFrame
+    downstream: pl.DataFrame
+
+
+class Parts:
+    """The events of each bucket, divided; may be gone through again and again.
+
+    Args:
+        prepared: the events.
+        split: of the downstream events.
+        downstream: domains.
+    """
+
+    def __init__(self, prepared: Prepared, split: Split, downstream: list[str]) -> None:
+        self.prepared, self.split = prepared, split
+        self.later = Frames(prepared, downstream)
+        self.before = Frames(prepared, [domain for domain in prepared.domains if domain not in downstream])
+
+    def __iter__(self) -> Iterator[Part]:
+        for number, bucket in enumerate(self.prepared.store):
+            before, marked = self.before.of(bucket), self.split.of(number, self.later.of(bucket))
+            yield Part(bucket, len(before), cpt_events(before, marked, self.split.cuts), marked)
+
+
+def pretraining_users(parts: Parts, kinds: Iterable[str], *, share: float, seed: int) -> PretrainingUsers:
+    """Count the events for pre-training, and draw the users whose documents validate.
+
+    Args:
+        parts: of all events.
+        kinds: of document.
+        share: of the users with documents that are drawn, at least one of them.
+        seed: of that draw.
+    """
+    n_before = n_events = unknown = alone = 0
+    writers: list[pa.StringArray] = []
+    for part in parts:
+        bucket, events = part.bucket, part.pretraining
+        user, domain = events["user_id"].to_numpy(), events["domain"].to_physical().to_numpy()
+        known = events["clock"].is_not_null().to_numpy()
+        mixed = _of_two_domains(user, domain, known, len(bucket.users))
+        n_before, n_events = n_before + part.n_before, n_events + len(events)
+        unknown += int((~known).sum())
+        alone += int((known & ~mixed[user]).sum())
+        writes = np.zeros(len(bucket.users), dtype=bool)
+        if "all_domain" in kinds:
+            writes |= mixed
+        if "domain" in kinds:
+            bounds = run_bounds(user, domain)
+            writes[user[bounds[:-1][np.diff(bounds) >= 2]]] = True
+        writers.append(bucket.users.filter(pa.array(writes)))
+    every = pa.concat_arrays(writers)
+    n_held = max(round(share * len(every)), 1) if share else 0
+    held = np.sort(keyed_rng(seed, "cpt validation users").permutation(len(every))[:n_held])
+    step = cpt_step(n_before, n_events, parts.split.cuts)
+    return PretrainingUsers(n_events, step, every.take(pa.array(held)), unknown, alone)
+
+
+def _of_two_domains(user: np.ndarray, domain: np.ndarray, known: np.ndarray, n_users: int) -> np.ndarray:
+    """Whether each user has events with a clock in two domains or more, bool [users]; rows by (user, domain)."""
+    user, domain = user[known], domain[known]
+    bounds = run_bounds(user)
+    mixed = np.zeros(n_users, dtype=bool)
+    mixed[user[bounds[:-1]]] = domain[bounds[:-1]] != domain[bounds[1:] - 1]
+    return mixed
+
+
+@dataclass(frozen=True)
+class Written:
+    """What was written.
+
+    Attributes:
+        documents: of each kind.
+        tokens: of each kind.
+        steps: what became of the events.
+    """
+
+    documents: dict[str, int]
+    tokens: dict[str, int]
+    steps: list[Step]
+
+
+def write_rows(
+    parts: Parts,
+    plan: sequences.SequencePlan,
+    example_plans: Mapping[str, examples.ExamplePlan],
+    users: PretrainingUsers,
+    folder: Path,
+    slugs: Mapping[str, str],
+    *,
+    done: Callable[[int], object],
+) -> Written:
+    """Write the configs cpt and sft-* of a corpus.
+
+    Args:
+        parts: of all events.
+        plan: for `sequences.cpt_sequences`.
+        example_plans: for `examples.sft_examples`, by downstream domain.
+        users: of the pre-training events.
+        folder: of the corpus.
+        slugs: of the domains.
+        done: called with the events of each shard when it is written.
+    """
+    documents, tokens, used = (Counter[str]() for _ in range(3))
+    trained, targets = Counter[str](), Counter[str]()
+    domains = parts.prepared.domains
+    first_item = dict(zip(domains, np.searchsorted(parts.prepared.domain_of, np.arange(len(domains))), strict=True))
+
+    def shards() -> Iterator[tuple[int, Callable[[], Any]]]:
+        for part in parts:
+            for shard in user_shards(part.pretraining):
+                table = _table(shard, part.bucket, ["item", "timestamp", "clock"])
+                yield len(shard), partial(_documents, table, plan)
+            for domain, example_plan in example_plans.items():
+                for shard in user_shards(part.downstream.filter(pl.col("domain") == domain)):
+                    shard = shard.with_columns(pl.col("item_id") - int(first_item[domain]))
+                    trained[domain] += int((shard["split"] == "train").sum())
+                    table = _table(shard, part.bucket, ["item", "timestamp", "split"])
+                    yield len(shard), partial(_examples, table, example_plan)
+
+    with ExitStack() as stack:
+        files: dict[str | None, _Files] = {None: stack.enter_context(_Files(folder / "cpt", sequences.SEQUENCES))}
+        for domain in example_plans:
+            where = folder / f"sft-{slugs[domain]}"
+            files[domain] = stack.enter_context(_Files(where, examples.EXAMPLES))
+        for n_events, (domain, rows) in in_order(shards(), THREADS):
+            if domain is None:
+                for kind in plan.kinds:
+                    of_kind = rows.filter(pc.equal(rows["kind"], kind))
+                    documents[kind] += of_kind.num_rows
+                    tokens[kind] += pc.sum(of_kind["n_tokens"]).as_py() or 0
+                    used[kind] += _n_items(of_kind["item_ids"])
+                validates = pc.is_in(rows["user_id"], users.held)
+                files[None].write("train", rows.filter(pc.invert(validates)))
+                files[None].write("validation", rows.filter(validates))
+            else:
+                for split, part in rows.items():
+                    files[domain].write(split, part)
+                every = example_plans[domain].train_targets == "every"
+                targets[domain] += rows["train"].num_rows + (0 if every else _n_items(rows["train"]["history"]))
+            done(n_events)
+    steps = [_document_step(kind, used[kind], users) for kind in plan.kinds]
+    steps += [_target_step(at, trained[domain], targets[domain]) for domain, at in example_plans.items()]
+    return Written({k: documents[k] for k in plan.kinds}, {k: tokens[k] for k in plan.kinds}, steps)
+
+
+def in_order(work: Iterable[tuple[int, Callable[[], Any]]], threads: int) -> Iterator[tuple[int, Any]]:
+    """Do pieces of work side by side and yield their results in order, each with its number.
+
+    Args:
+        work: number and function of each piece; the next one is asked for while earlier ones run.
+        threads: pieces at once; one more may wait for its turn to be yielded.
+    """
+    waiting: deque[tuple[int, Future[Any]]] = deque()
+    pool = ThreadPoolExecutor(threads)
+    try:
+        for size, function in work:
+            waiting.append((size, pool.submit(function)))
+            while len(waiting) > threads:
+                size, future = waiting.popleft()
+                yield size, future.result()
+        while waiting:
+            size, future = waiting.popleft()
+            yield size, future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def user_shards(events: pl.DataFrame, rows: int = SHARD_ROWS) -> list[pl.DataFrame]:
@@ -30,86 +242,36 @@ def user_shards(events: pl.DataFrame, rows: int = SHARD_ROWS) -> list[pl.DataFra
     return [events.slice(begin, end - begin) for begin, end in itertools.pairwise(cuts.tolist())]
 
 
-def write_documents(
-    events: pl.DataFrame,
-    catalogue: Catalogue,
-    plan: sequences.SequencePlan,
-    folder: Path,
-    *,
-    validation_share: float,
-    seed: int,
-    done: Callable[[], object],
-) -> tuple[dict[str, int], dict[str, int], list[Step]]:
-    """Write the pre-training documents as {train,validation}.parquet.
-
-    Args:
-        events: for pre-training, sorted by user_id: user_id, domain, item_id, timestamp, clock.
-        catalogue: titles and their tokens.
-        plan: for `sequences.cpt_sequences`.
-        folder: to be made.
-        validation_share: share of the users with documents that are drawn for validation, at least one of them.
-        seed: of that draw.
-        done: called after each shard.
-
-    Returns:
-        The documents of each kind, their tokens, and what became of the events in each kind.
-    """
-    codes = catalogue.items.select("domain", "item_id").with_row_index("item")
-    known = pl.col("clock").is_not_null()
-    mixed = pl.col("domain").filter(known).n_unique().over("user_id") >= 2
-    writes = {"domain": pl.len().over("user_id", "domain") >= 2, "all_domain": known & mixed}
-    writers = events.filter(pl.any_horizontal(writes[kind] for kind in plan.kinds))["user_id"].unique().sort()
-    n_held = max(round(validation_share * len(writers)), 1) if validation_share else 0
-    held = writers.gather(keyed_rng(seed, "cpt validation users").permutation(len(writers))[:n_held])
-    written, tokens, used = (dict.fromkeys(plan.kinds, 0) for _ in range(3))
-    with _Files(folder, sequences.SEQUENCES) as files:
-        for shard in user_shards(events):
-            table = shard.join(codes, on=["domain", "item_id"], how="left").select(sequences.EVENTS.names).to_arrow()
-            documents = sequences.cpt_sequences(table, plan)
-            for kind in plan.kinds:
-                of_kind = documents.filter(pc.equal(documents["kind"], kind))
-                written[kind] += of_kind.num_rows
-                tokens[kind] += pc.sum(of_kind["n_tokens"]).as_py() or 0
-                used[kind] += _n_items(of_kind["item_ids"])
-            validates = pc.is_in(documents["user_id"], pa.array(held.to_list(), pa.string()))
-            files.write("train", documents.filter(pc.invert(validates)))
-            files.write("validation", documents.filter(validates))
-            done()
-    unknown, alone = events.select(unknown=(~known).sum(), alone=(known & ~mixed).sum()).row(0)
-    no_order = {"order across domains unknown": unknown, "user active in one domain only": alone}
-    steps = []
-    for kind in plan.kinds:
-        refused = dict(no_order) if kind == "all_domain" else {}
-        refused["alone in a window"] = len(events) - used[kind] - sum(refused.values())
-        steps.append(Step(f"events in {kind} documents", len(events), used[kind], refused))
-    return written, tokens, steps
+def _table(shard: pl.DataFrame, bucket: Bucket, columns: list[str]) -> pa.Table:
+    """A shard as the pure functions take it, user ids in a dictionary."""
+    user = shard["user_id"].to_numpy()
+    first, last = (int(user[0]), int(user[-1])) if len(user) else (0, -1)
+    ids = pa.DictionaryArray.from_arrays(pa.array(user - first), bucket.users.slice(first, last - first + 1))
+    rest = shard.rename({"item_id": "item"}).select(columns).to_arrow()
+    return rest.add_column(0, "user_id", ids)
 
 
-def write_examples(
-    events: pl.DataFrame, plan: examples.ExamplePlan, folder: Path, *, done: Callable[[], object]
-) -> Step:
-    """Write the rows of one downstream domain as {train,validation,test}.parquet.
+def _documents(table: pa.Table, plan: sequences.SequencePlan) -> tuple[None, pa.Table]:
+    return None, sequences.cpt_sequences(table, plan)
 
-    Args:
-        events: of the domain, sorted by user_id: user_id, item_id, timestamp, split.
-        plan: for `examples.sft_examples`.
-        folder: to be made.
-        done: called after each shard.
 
-    Returns:
-        What became of the training events.
-    """
-    numbers = pl.DataFrame({"item_id": plan.catalogue["item_id"].to_pylist()}).with_row_index("item")
-    used, every = 0, plan.train_targets == "every"
-    with _Files(folder, examples.EXAMPLES) as files:
-        for shard in user_shards(events):
-            table = shard.join(numbers, on="item_id", how="left").select(examples.EVENTS.names).to_arrow()
-            rows = examples.sft_examples(table, plan)
-            for split, part in rows.items():
-                files.write(split, part)
-            used += rows["train"].num_rows + (0 if every else _n_items(rows["train"]["history"]))
-            done()
-    trained = events.filter(pl.col("split") == "train").height
+def _examples(table: pa.Table, plan: examples.ExamplePlan) -> tuple[str, dict[str, pa.Table]]:
+    return plan.domain, examples.sft_examples(table, plan)
+
+
+def _document_step(kind: str, used: int, users: PretrainingUsers) -> Step:
+    refused = {}
+    if kind == "all_domain":
+        refused = {
+            "order across domains unknown": users.unknown,
+            "user active in one domain only": users.alone,
+        }
+    refused["alone in a window"] = users.events - used - sum(refused.values())
+    return Step(f"events in {kind} documents", users.events, used, refused)
+
+
+def _target_step(plan: examples.ExamplePlan, trained: int, used: int) -> Step:
+    every = plan.train_targets == "every"
     name, reason = ("targets", "first of their user") if every else ("lines", "alone in a window")
     return Step(f"training events as {name} of {plan.domain}", trained, used, {reason: trained - used})
 

@@ -23,6 +23,7 @@ from cprec_hf.corpus.build import build_corpus, build_from, estimate_bytes
 from cprec_hf.corpus.config import CorpusConfig, domain_slugs
 from cprec_hf.corpus.encoder import Encoder
 from cprec_hf.corpus.load import corpus_tokenizer, load_corpus, load_facts
+from cprec_hf.corpus.prepare import DomainFigures
 from cprec_hf.corpus.pseudonyms import pseudonymise
 from cprec_hf.corpus.template import load_template
 from cprec_hf.corpus.write import user_shards
@@ -288,7 +289,9 @@ def test_an_interrupt_leaves_nothing(make_config: Make, tmp_path: Path) -> None:
 
 def test_the_estimate_of_the_space_needed_is_an_upper_one(corpus: Path, make_config: Make) -> None:
     world, size = _world(make_config), sum(map(len, _files(corpus).values()))
-    estimate = estimate_bytes(world.interactions.collect(), world.items.collect(), make_config(Path("x")))
+    lengths = world.interactions.group_by("domain", "user_id").len().group_by("domain").agg("len").collect()
+    figures = {domain: DomainFigures(len(sizes), sum(sizes), Counter(sizes)) for domain, sizes in lengths.iter_rows()}
+    estimate = estimate_bytes(figures, world.items.collect(), make_config(Path("x")))
     assert size < estimate < 5 * size + (2 << 20)
 
 

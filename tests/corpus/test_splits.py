@@ -1,5 +1,6 @@
 """Splits against a user-by-user twin, and what pre-training may see."""
 
+import re
 from collections import defaultdict
 from typing import Any
 
@@ -10,7 +11,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from cprec_hf.corpus.config import SplitConfig
-from cprec_hf.corpus.splits import Split, TimeCuts, cpt_events, keyed_rng, split_downstream, time_cuts
+from cprec_hf.corpus.splits import Split, TimeCuts, cpt_events, cpt_step, keyed_rng, split_downstream, time_cuts
 from cprec_hf.errors import InputError
 
 LEAVE_ONE_OUT = SplitConfig(policy="leave_one_out")
@@ -25,11 +26,12 @@ def _frame(rows: list[tuple[str, str, str, int]], clock: bool = True) -> pl.Data
 def _split(
     frame: pl.DataFrame, config: SplitConfig, order: str = "time", most: int | None = None, seed: int = 0
 ) -> Split:
-    return split_downstream(frame, config, order=order, max_test_users=most, seed=seed)
+    return split_downstream([frame], config, order=order, max_test_users=most, seed=seed)
 
 
-def _parts(split: Split) -> dict[tuple[str, str, str, int], str | None]:
-    rows = split.events.select("user_id", "domain", "item_id", "timestamp", "split").iter_rows()
+def _parts(split: Split, *buckets: pl.DataFrame) -> dict[tuple[str, str, str, int], str | None]:
+    marked = pl.concat([split.of(number, bucket) for number, bucket in enumerate(buckets)])
+    rows = marked.select("user_id", "domain", "item_id", "timestamp", "split").iter_rows()
     return {row[:4]: row[4] for row in rows}
 
 
@@ -72,7 +74,7 @@ def test_time_split_equals_a_walk_through_each_history(rows: list[Any], shares: 
     assume(found == {(d, s) for d in "AB" for s in ("train", "validation", "test")})
     split = _split(_frame(rows), SplitConfig("time", *shares))
     assert split.cuts == TimeCuts(v, t)
-    assert _parts(split) == expected
+    assert _parts(split, _frame(rows)) == expected
 
 
 @given(logs(), st.none() | st.integers(1, 3))
@@ -83,7 +85,7 @@ def test_leave_one_out_equals_a_walk_through_each_history(rows: list[Any], most:
         if len(items) >= 3 and items[-1] not in items[:-1] and items[-2] not in items[:-2]:
             able[domain].add(user)
     split = _split(_frame(rows), LEAVE_ONE_OUT, "position", most)
-    parts = _parts(split)
+    parts = _parts(split, _frame(rows))
     for (user, domain), history in _histories(rows).items():
         found = [parts[row] for row in history]
         if found[-1] == "train":
@@ -95,25 +97,60 @@ def test_leave_one_out_equals_a_walk_through_each_history(rows: list[Any], most:
         assert len(held) == (len(users) if most is None else min(most, len(users))) and held <= users
 
 
+@given(logs(), st.none() | st.integers(1, 3), st.booleans(), st.lists(st.integers(0, 2), min_size=7, max_size=7))
+def test_buckets_of_users_leave_the_split_as_it_is(
+    rows: list[Any], most: int | None, by_time: bool, bucket_of: list[int]
+) -> None:
+    """Buckets are ranges of users; numbers in the order of the ids, in place of ids, change nothing either."""
+    whole = _frame(rows)
+    bucket = dict(zip("suvwxyz", sorted(bucket_of), strict=True))
+    parts = [whole.filter(pl.col("user_id").replace_strict(bucket, return_dtype=pl.Int64) == n) for n in range(3)]
+    config = SplitConfig("time", 0.3, 0.2) if by_time else LEAVE_ONE_OUT
+    order = "time" if by_time else "position"
+    try:
+        expected = _split(whole, config, order, most)
+    except InputError as error:
+        with pytest.raises(InputError, match=re.escape(str(error))):
+            split_downstream(parts, config, order=order, max_test_users=most, seed=0)
+        return
+    found = split_downstream(parts, config, order=order, max_test_users=most, seed=0)
+    assert (found.cuts, found.steps) == (expected.cuts, expected.steps)
+    assert _parts(found, *parts) == _parts(expected, whole)
+    names = pl.Enum(["A", "B"])
+    number = pl.col("user_id").replace_strict({user: n for n, user in enumerate("suvwxyz")}, return_dtype=pl.Int32)
+    coded = [part.with_columns(number, pl.col("domain").cast(names)) for part in parts]
+    again = split_downstream(coded, config, order=order, max_test_users=most, seed=0)
+    assert again.steps == expected.steps
+    marks = [
+        [split.of(n, part[n])["split"].to_list() for n in range(3)] for split, part in ((found, parts), (again, coded))
+    ]
+    assert marks[0] == marks[1]
+
+
 def test_test_users_are_drawn_by_the_seed_and_capped_in_each_split() -> None:
     rows = [(f"u{u:02}", "A", f"i{t}", 10 * t + u % 7) for u in range(40) for t in range(10)]
     draws = [_split(_frame(rows), SplitConfig("time", 0.2, 0.2), most=6, seed=seed) for seed in (0, 0, 1)]
+    frame = _frame(rows)
     users = [
-        {part: {row[0] for row, p in _parts(draw).items() if p == part} for part in ("validation", "test")}
+        {part: {row[0] for row, p in _parts(draw, frame).items() if p == part} for part in ("validation", "test")}
         for draw in draws
     ]
     assert users[0] == users[1] != users[2]
     assert all(len(u["validation"]) == len(u["test"]) == 6 for u in users)
     step = next(step for step in draws[0].steps if step.name == "test users of A")
     assert (step.rows_in, step.rows_out, step.refused["not drawn"]) == (40, 6, 34)
-    drawn, whole = _parts(draws[0]), _parts(_split(_frame(rows), SplitConfig("time", 0.2, 0.2)))
+    drawn, whole = _parts(draws[0], frame), _parts(_split(frame, SplitConfig("time", 0.2, 0.2)), frame)
     assert [r for r, p in drawn.items() if p == "train"] == [r for r, p in whole.items() if p == "train"]
+
+
+def cuts_of(portions: list[np.ndarray]) -> TimeCuts:
+    return time_cuts(portions, SplitConfig("time", 0.1, 0.1))
 
 
 @given(logs())
 def test_time_cuts_are_the_quantiles(rows: list[Any]) -> None:
     times = np.array([row[3] for row in rows])
-    cuts = time_cuts(times, SplitConfig("time", 0.1, 0.1))
+    assert cuts_of([times[:7], times[7:9], times[9:]]) == (cuts := cuts_of([times]))
     assert (times < cuts.validation).mean() <= 0.8 <= (times <= cuts.validation).mean() + 1e-9
     assert (times < cuts.test).mean() <= 0.9 <= (times <= cuts.test).mean() + 1e-9
 
@@ -122,21 +159,22 @@ def test_pretraining_ends_before_the_validation_cut() -> None:
     downstream = [("u", "A", f"i{t}", t) for t in range(10)]
     split = _split(_frame(downstream), SplitConfig("time", 0.2, 0.2))
     other = _frame([("u", "B", "p", 5), ("u", "B", "q", 6), ("v", "B", "r", 9)])
-    kept, step = cpt_events(other, split)
+    kept = cpt_events(other, split.of(0, _frame(downstream)), split.cuts)
     assert split.cuts == TimeCuts(6, 8)
     assert kept["item_id"].to_list() == ["p"]
-    assert step.refused == {"at or after the validation cut": 2}
+    assert cpt_step(3, 1, split.cuts).refused == {"at or after the validation cut": 2}
 
 
 def test_leave_one_out_keeps_a_held_out_users_later_events_out_of_pretraining() -> None:
     downstream = [("u", "A", f"i{t}", t) for t in range(5)] + [("u", "C", f"i{t}", t) for t in (0, 1, 2)]
     downstream += [("w", "A", "i0", 0), ("w", "A", "i1", 9)]  # too short to be held out: no cut for w
     other = _frame([("u", "B", "p", 0), ("u", "B", "q", 1), ("v", "B", "r", 7), ("w", "B", "s", 9)])
-    kept, _ = cpt_events(other, _split(_frame(downstream), LEAVE_ONE_OUT))
+    marked = _split(_frame(downstream), LEAVE_ONE_OUT).of(0, _frame(downstream))
+    kept = cpt_events(other, marked, None)
     assert kept["item_id"].to_list() == ["p", "r", "s"]  # u validates at 3 in A and at 1 in C
-    kept, _ = cpt_events(
-        other.with_columns(clock=pl.lit(None, pl.Int64)), _split(_frame(downstream, False), LEAVE_ONE_OUT)
-    )
+    unknown = _frame(downstream, clock=False)
+    marked = _split(unknown, LEAVE_ONE_OUT).of(0, unknown)
+    kept = cpt_events(other.with_columns(clock=pl.lit(None, pl.Int64)), marked, None)
     assert kept["item_id"].to_list() == ["p", "q", "r", "s"]  # no order across domains is known
 
 

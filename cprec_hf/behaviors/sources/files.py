@@ -24,6 +24,7 @@ from typing import Any
 import polars as pl
 
 from cprec_hf.errors import InputError
+from cprec_hf.files import ran_out_of_space
 from cprec_hf.hub.files import snapshot
 
 READERS: dict[str, dict[str, Any] | None] = {
@@ -138,6 +139,8 @@ def said_plainly(*paths: Path) -> Iterator[None]:
     try:
         yield
     except (pl.exceptions.PolarsError, OSError) as error:
+        if ran_out_of_space(error):  # while what was read is written elsewhere in the same pass
+            raise
         for path in paths:
             line = _first_bad_line(path)
             if line:

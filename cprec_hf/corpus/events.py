@@ -1,0 +1,266 @@
+"""A log on disk as buckets of whole users in ascending order of their ids: what a build reads in place of the log.
+
+Three passes, none of which holds more than a part of the log (our choice; a grace hash join and a bucket sort):
+
+1. the source is read once, streaming; usable rows go to parts by a hash of their user;
+2. part by part, users get their final ids (pseudonyms, see `pseudonyms.py`), and rows go to buckets, which are ranges
+   of those ids: the users of any one part are a sample of all users, and their quantiles are the bounds;
+3. bucket by bucket, rows are sorted by (user, domain, timestamp, item), and an event that stands there twice is taken
+   once.
+
+What comes after sees users in one and the same order, whatever the number of buckets. So memory is bounded by the size
+of a bucket, by the catalogue, and by nothing else that grows with the log.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from cprec_hf.corpus.windows import row_order
+from cprec_hf.errors import InputError
+
+PARTS = 64
+"""Files of the first pass. Twice as many would hold twice as long a log in the same memory."""
+BYTES_PER_EVENT = 400
+"""What an event of a bucket takes at most while it is worked on: ids, numbers, sorted copies and texts. Measured."""
+_COLUMNS = pa.schema([("user", pa.int32()), ("item", pa.int32()), ("timestamp", pa.int64()), ("clock", pa.int64())])
+_USERS = pa.schema([("user_id", pa.string())])
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """All events of some users, sorted by (user, domain, timestamp, item).
+
+    Attributes:
+        users: their ids, ascending [users]; each has an event.
+        user: row of `users`, int32 [events].
+        item: row of the catalogue sorted by (domain, item_id), int32 [events].
+        timestamp: order within (user, domain), int64 [events].
+        clock: order across domains, int64 [events], 0 where unknown.
+        known: whether there is a clock, bool [events].
+    """
+
+    users: pa.StringArray
+    user: np.ndarray
+    item: np.ndarray
+    timestamp: np.ndarray
+    clock: np.ndarray
+    known: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.user)
+
+    def take(self, rows: np.ndarray) -> Bucket:
+        """The events at `rows` (a mask or indices), of the same users."""
+        columns = ("user", "item", "timestamp", "clock", "known")
+        return replace(self, **{name: getattr(self, name)[rows] for name in columns})
+
+    def without_idle_users(self) -> Bucket:
+        """The same events, of those users alone who have one."""
+        active = np.zeros(len(self.users), dtype=bool)
+        active[self.user] = True
+        number = np.cumsum(active, dtype=np.int32) - 1
+        return replace(self, users=self.users.filter(pa.array(active)), user=number[self.user])
+
+    def frame(self) -> pl.DataFrame:
+        """user, item, timestamp, clock (null where unknown)."""
+        clock = pl.Series(self.clock).set(pl.Series(~self.known), None)
+        return pl.DataFrame({"user": self.user, "item": self.item, "timestamp": self.timestamp, "clock": clock})
+
+
+class EventStore:
+    """The buckets in a folder, numbered in ascending order of their users' ids.
+
+    Args:
+        folder: of the bucket files.
+        n_buckets: how many there are.
+    """
+
+    def __init__(self, folder: Path, n_buckets: int) -> None:
+        self.folder, self.n_buckets = folder, n_buckets
+
+    def __len__(self) -> int:
+        return self.n_buckets
+
+    def load(self, number: int) -> Bucket:
+        """One bucket."""
+        table = pq.read_table(self._path("events", number), memory_map=True)
+        clock = table["clock"]
+        user, item, timestamp = (table[name].to_numpy() for name in ("user", "item", "timestamp"))
+        users = pq.read_table(self._path("users", number))["user_id"].combine_chunks()
+        return Bucket(users, user, item, timestamp, clock.fill_null(0).to_numpy(), clock.is_valid().to_numpy())
+
+    def __iter__(self) -> Iterator[Bucket]:
+        return (self.load(number) for number in range(self.n_buckets))
+
+    def save(self, number: int, bucket: Bucket) -> None:
+        """Write a bucket, in place of what stood there."""
+        clock = pa.array(bucket.clock, mask=~bucket.known)
+        table = pa.table([bucket.user, bucket.item, bucket.timestamp, clock], schema=_COLUMNS)
+        pq.write_table(table, self._path("events", number), compression="lz4", use_dictionary=False)
+        pq.write_table(pa.table([bucket.users], schema=_USERS), self._path("users", number), compression="lz4")
+
+    def renumber_items(self, number: int, row_of: np.ndarray) -> None:
+        """Name the items of a bucket by `row_of`, int32 [items], which keeps their order."""
+        bucket = self.load(number)
+        self.save(number, replace(bucket, item=row_of[bucket.item]))
+
+    def _path(self, what: str, number: int) -> Path:
+        return self.folder / f"{what}-{number:05d}.parquet"
+
+
+def open_events(
+    rows: pl.LazyFrame,
+    domain_of: np.ndarray,
+    folder: Path,
+    *,
+    name_users: Callable[[Sequence[str]], list[str]] | None,
+    memory_gb: float,
+    also: Sequence[pl.LazyFrame] = (),
+) -> tuple[EventStore, int, list[pl.DataFrame]]:
+    """Write the buckets of a log (see the module's docstring).
+
+    Args:
+        rows: user_id String, item Int32, timestamp Int64, clock Int64 or null; an event may stand there more than once.
+        domain_of: the domain's number of each item, int64 [items], ascending.
+        folder: to be made; takes about 50 bytes an event for a while.
+        name_users: distinct user ids -> their final ids; null keeps them.
+        memory_gb: gigabytes (2**30 bytes) that a bucket may take while it is worked on.
+        also: other queries over the same scan, run in the same pass over the source.
+
+    Returns:
+        The buckets, how many rows were the second or later of their event, and the results of `also`.
+
+    Raises:
+        InputError: two users share a final id.
+    """
+    parts = folder / "parts"
+    parts.mkdir(parents=True)
+    part = (pl.col("user_id").hash() % PARTS).cast(pl.Int32)
+    sink = rows.select("user_id", "item", "timestamp", "clock", part=part).sink_parquet(
+        pl.PartitionBy(parts, key="part", include_key=False), compression="lz4", statistics=False,
+        maintain_order=False, mkdir=True, lazy=True,
+    )  # fmt: skip
+    _, *found = pl.collect_all([sink, *also], engine="streaming")
+    groups = [sorted(path.rglob("*.parquet")) for path in sorted(parts.iterdir())]
+    sizes = [sum(pq.read_metadata(file).num_rows for file in files) for files in groups]
+    n_buckets = max(-(-sum(sizes) * BYTES_PER_EVENT // int(memory_gb * 2**30)), 1)
+    groups = [groups[i] for i in sorted(range(len(groups)), key=lambda i: -sizes[i])]
+    store = EventStore(folder, n_buckets)
+    _to_buckets(groups, folder, n_buckets, name_users)
+    shutil.rmtree(parts)
+    with ThreadPoolExecutor(2) as threads:  # two buckets at once: NumPy sorts without Python's lock
+        repeated = list(threads.map(lambda number: _sort_bucket(store, number, domain_of), range(n_buckets)))
+    return store, sum(repeated), found
+
+
+def _to_buckets(
+    groups: list[list[Path]], folder: Path, n_buckets: int, name_users: Callable[[Sequence[str]], list[str]] | None
+) -> None:
+    """The second pass: a stream of events and one of users a bucket. The largest part is first: it sets the bounds."""
+    bounds: pa.Array | None = None
+    known = np.zeros(n_buckets, dtype=np.int64)  # users of each bucket so far
+    with ExitStack() as stack:
+        events, users = (
+            [
+                stack.enter_context(pa.ipc.new_stream(folder / f"{what}-{number:05d}.arrows", schema))
+                for number in range(n_buckets)
+            ]
+            for what, schema in (("events", _COLUMNS), ("users", _USERS))
+        )
+        for files in groups:
+            table = pa.concat_tables([pq.read_table(file) for file in files])
+            ids = table["user_id"].combine_chunks().dictionary_encode()
+            names = ids.dictionary.cast(pa.string())
+            if name_users is not None:
+                names = pa.array(name_users(names.to_pylist()), pa.string())
+            order = pc.sort_indices(names)
+            names = names.take(order)
+            rank = np.empty(len(order), dtype=np.int64)
+            rank[order.to_numpy()] = np.arange(len(order))
+            user = rank[ids.indices.to_numpy()]
+            if bounds is None:
+                bounds = _bounds(names, user, n_buckets)
+            edges = _edges(names, bounds)  # names[edges[b] : edges[b + 1]] belong to bucket b
+            bucket_of = np.repeat(np.arange(n_buckets, dtype=np.int16), np.diff(edges))[user]
+            rows = np.argsort(bucket_of, kind="stable")
+            ends = np.searchsorted(bucket_of[rows], np.arange(n_buckets), side="right")
+            user = (user + (known - edges[:-1])[bucket_of]).astype(np.int32)
+            table = pa.table(
+                [user, *(table[name].combine_chunks() for name in ("item", "timestamp", "clock"))], schema=_COLUMNS
+            ).take(pa.array(rows))
+            begin = 0
+            for number, end in enumerate(ends.tolist()):
+                if end > begin:
+                    events[number].write_table(table.slice(begin, end - begin))
+                    of_bucket = names.slice(edges[number], edges[number + 1] - edges[number])
+                    users[number].write_table(pa.table([of_bucket], schema=_USERS))
+                begin = end
+            known += np.diff(edges)
+            for file in files:
+                file.unlink()
+
+
+def _bounds(names: pa.StringArray, user: np.ndarray, n_buckets: int) -> pa.Array:
+    """The first id of each bucket but the first, so that about as many rows lie between any two [buckets - 1]."""
+    rows = np.cumsum(np.bincount(user, minlength=len(names)))
+    wanted = rows[-1] * np.arange(1, n_buckets) // n_buckets if len(rows) else np.zeros(n_buckets - 1)
+    return names.take(pa.array(np.searchsorted(rows, wanted)))
+
+
+def _edges(names: pa.StringArray, bounds: pa.Array) -> np.ndarray:
+    """How many of the ascending `names` lie before each bound; 0 first and all of them last [buckets + 1]."""
+    both = pa.concat_arrays([names, bounds])
+    tie = np.repeat([1, 0], [len(names), len(bounds)])  # a bound comes before a name equal to it
+    order = pc.sort_indices(pa.table({"id": both, "tie": tie}), sort_keys=[("id", "ascending"), ("tie", "ascending")])
+    places = np.flatnonzero(order.to_numpy() >= len(names))
+    return np.concatenate([[0], places - np.arange(len(bounds)), [len(names)]]).astype(np.int64)
+
+
+def _sort_bucket(store: EventStore, number: int, domain_of: np.ndarray) -> int:
+    """The third pass, for one bucket; returns how many rows were repetitions."""
+    paths = [store.folder / f"{what}-{number:05d}.arrows" for what in ("events", "users")]
+    events, users = (pa.ipc.open_stream(path).read_all().combine_chunks() for path in paths)
+    names = users["user_id"].combine_chunks() if len(users) else pa.array([], pa.string())
+    order = pc.sort_indices(names)
+    names = names.take(order)
+    if len(names) > 1 and pc.any(pc.equal(names[1:], names[:-1])).as_py():
+        raise InputError(f"two of {len(names):,} users share a pseudonym; set another secret key for user ids")
+    rank = np.empty(len(order), dtype=np.int32)
+    rank[order.to_numpy()] = np.arange(len(order), dtype=np.int32)
+    clock = events["clock"]
+    bucket = Bucket(
+        names, rank[events["user"].to_numpy()], events["item"].to_numpy(), events["timestamp"].to_numpy(),
+        clock.fill_null(0).to_numpy(), clock.is_valid().to_numpy(),
+    )  # fmt: skip
+    keys = [bucket.user, domain_of[bucket.item], bucket.timestamp, bucket.item]
+    order = row_order(*keys)
+    if _repeated(
+        bucket.take(order)
+    ).any():  # which of equal events is taken is no chance: the one of the earliest clock
+        order = row_order(*keys, ~bucket.known, bucket.clock)
+    bucket = bucket.take(order)
+    repeated = _repeated(bucket)
+    store.save(number, bucket.take(~repeated) if repeated.any() else bucket)
+    for path in paths:
+        path.unlink()
+    return int(repeated.sum())
+
+
+def _repeated(bucket: Bucket) -> np.ndarray:
+    """Whether each event of a sorted bucket is the one before it again (an item has one domain). Shape: [events]."""
+    keys = (bucket.user, bucket.timestamp, bucket.item)
+    repeated = np.zeros(len(bucket), dtype=bool)
+    repeated[1:] = np.logical_and.reduce([key[1:] == key[:-1] for key in keys])
+    return repeated

@@ -1,0 +1,211 @@
+"""What a corpus is built from: the catalogue, and the events in buckets on disk, filtered, with their account."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from cprec_hf.behaviors.account import Account
+from cprec_hf.behaviors.filters import FilterConfig, k_core, nothing_left
+from cprec_hf.behaviors.schema import ALL_DOMAIN_POSITION, ITEM_KEY, Behaviors
+from cprec_hf.behaviors.sources.log import ITEM
+from cprec_hf.corpus.catalogue import read_items
+from cprec_hf.corpus.config import CorpusConfig
+from cprec_hf.corpus.events import Bucket, EventStore, open_events
+from cprec_hf.corpus.pseudonyms import pseudonymise
+from cprec_hf.corpus.windows import run_bounds
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A source, read.
+
+    Attributes:
+        items: `catalogue.read_items` of the items that stay; events name its rows.
+        store: the events that stay.
+        account: of reading and filtering.
+    """
+
+    items: pl.DataFrame
+    store: EventStore
+    account: Account
+
+    @property
+    def domains(self) -> list[str]:
+        """The items' domains, ascending; the number of a domain is its place here."""
+        return self.items["domain"].unique().sort().to_list()
+
+    @property
+    def domain_of(self) -> np.ndarray:
+        """The number of each item's domain, int64 [items]."""
+        return domain_numbers(self.items)
+
+
+@dataclass
+class DomainFigures:
+    """Figures of one domain's events.
+
+    Attributes:
+        users: active in it.
+        interactions: in it.
+        lengths: interactions of a user -> users.
+    """
+
+    users: int
+    interactions: int
+    lengths: Counter[int]
+
+    def quantiles(self) -> dict[str, int] | None:
+        """Median, 90th percentile and largest number of interactions of a user (the lower of two neighbours)."""
+        if not self.users:
+            return None
+        sizes = sorted(self.lengths)
+        below = np.cumsum([self.lengths[size] for size in sizes])
+        places = {"median": int(0.5 * (self.users - 1)), "p90": int(0.9 * (self.users - 1)), "max": self.users - 1}
+        return {name: sizes[int(np.searchsorted(below, place, side="right"))] for name, place in places.items()}
+
+
+def prepare(behaviors: Behaviors, config: CorpusConfig, folder: Path) -> Prepared:
+    """Read a source into `folder`.
+
+    Args:
+        behaviors: with a `log` it is read and counted here, in one pass; without one it is validated first.
+        config: filters, pseudonyms and memory.
+        folder: to be made.
+
+    Raises:
+        InputError: what `sources.log.Log.account`, `Behaviors.validate` and `open_events` refuse, or filters that leave
+            nothing.
+    """
+    log = behaviors.log
+    if log is None:
+        behaviors.validate()
+    items = read_items(behaviors.items)
+    name_users = pseudonymise if config.pseudonymise else None
+    if log is None:
+        store, _, _ = open_events(
+            _rows(behaviors, items), domain_numbers(items), folder, name_users=name_users, memory_gb=config.memory_gb
+        )
+        account = behaviors.account.copy()
+    else:
+        rows = log.rows().select("user_id", pl.col(ITEM).alias("item"), "timestamp", clock=_clock(behaviors))
+        with log.reading():
+            store, repeated, (counts, *_) = open_events(
+                rows,
+                domain_numbers(items),
+                folder,
+                name_users=name_users,
+                memory_gb=config.memory_gb,
+                also=log.queries(),
+            )
+        usable = int(counts.filter(pl.col("__refused").is_null())["n"].sum())
+        account = log.account(counts, usable - repeated)
+    return _filtered(Prepared(items, store, account), config.filters, behaviors.about.name)
+
+
+def domain_numbers(items: pl.DataFrame) -> np.ndarray:
+    """The number of each item's domain, ascending with the names, int64 [items]."""
+    return items["domain"].rank("dense").to_numpy().astype(np.int64) - 1
+
+
+def domain_figures(prepared: Prepared) -> dict[str, DomainFigures]:
+    """Figures of every domain, events or not."""
+    domain_of, domains = prepared.domain_of, prepared.domains
+    figures = {domain: DomainFigures(0, 0, Counter()) for domain in domains}
+    for bucket in prepared.store:
+        domain = domain_of[bucket.item]
+        bounds = run_bounds(bucket.user, domain)
+        lengths, of = np.diff(bounds), domain[bounds[:-1]]
+        for number, name in enumerate(domains):
+            sizes, users = np.unique_counts(lengths[of == number])
+            figures[name].users += int(users.sum())
+            figures[name].interactions += int((sizes * users).sum())
+            figures[name].lengths.update(dict(zip(sizes.tolist(), users.tolist(), strict=True)))
+    return figures
+
+
+class Frames:
+    """The events of some domains, a frame a bucket, as `splits` takes them; may be gone through again and again.
+
+    Columns: user_id (row of the bucket's users), domain (an Enum), item_id (row of the catalogue), timestamp, clock.
+    """
+
+    def __init__(self, prepared: Prepared, domains: list[str]) -> None:
+        self.prepared, self.wanted = prepared, np.isin(prepared.domains, domains)
+        self.names, self.domain_of = pl.Enum(prepared.domains), prepared.domain_of
+
+    def __iter__(self) -> Iterator[pl.DataFrame]:
+        return (self.of(bucket) for bucket in self.prepared.store)
+
+    def of(self, bucket: Bucket) -> pl.DataFrame:
+        """The frame of one bucket."""
+        domain = self.domain_of[bucket.item]
+        rows = self.wanted[domain]
+        frame = (
+            bucket.frame()
+            .rename({"user": "user_id", "item": "item_id"})
+            .with_columns(domain=pl.Series(domain.astype(np.uint32)).cat.to(self.names))
+        )
+        return frame.filter(pl.Series(rows))
+
+
+def _rows(behaviors: Behaviors, items: pl.DataFrame) -> pl.LazyFrame:
+    codes = items.select(ITEM_KEY).with_row_index("item").with_columns(pl.col("item").cast(pl.Int32)).lazy()
+    rows = behaviors.interactions.select("user_id", *ITEM_KEY, "timestamp", clock=_clock(behaviors))
+    return rows.join(codes, on=ITEM_KEY, how="left").select("user_id", "item", "timestamp", "clock")
+
+
+def _clock(behaviors: Behaviors) -> pl.Expr:
+    """The order across domains: the time, or the position across domains where there is one."""
+    if behaviors.about.order == "time":
+        return pl.col("timestamp")
+    if ALL_DOMAIN_POSITION in behaviors.interactions.collect_schema():
+        return pl.col(ALL_DOMAIN_POSITION)
+    return pl.lit(None, pl.Int64)
+
+
+def _filtered(read: Prepared, config: FilterConfig, name: str) -> Prepared:
+    """What the filters leave; the buckets are written again, with the numbers of the items that stay."""
+    if config == FilterConfig(core=config.core):
+        return read
+    store, domain_of = read.store, read.domain_of
+    alive, refused = k_core(lambda number: _pairs(store.load(number), domain_of), len(store), len(domain_of), config)
+    active, n_before, n_after = np.zeros(len(domain_of), dtype=bool), 0, 0
+    for number, bits in enumerate(alive):
+        bucket = store.load(number)
+        kept = bucket.take(np.unpackbits(bits, count=len(bucket)).astype(bool))
+        active[kept.item] = True
+        n_before, n_after = n_before + len(bucket), n_after + len(kept)
+        store.save(number, kept.without_idle_users())
+    if not n_after:
+        raise nothing_left(name, refused)
+    account = read.account.copy()
+    account.add("interactions: filter", n_before, n_after, refused)
+    items = read.items
+    if config.min_item_interactions > 0:
+        items = items.filter(pl.Series(active))
+        gone = {f"item with fewer than {config.min_item_interactions}": len(read.items) - len(items)}
+        account.add("items: filter", len(read.items), len(items), gone)
+        renumbered = np.cumsum(active, dtype=np.int32) - 1
+        for number in range(len(store)):
+            store.renumber_items(number, renumbered)
+    return Prepared(items, store, account)
+
+
+def _pairs(bucket: Bucket, domain_of: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A number for the user and domain of each event, and its item."""
+    bounds = run_bounds(bucket.user, domain_of[bucket.item])
+    return np.repeat(np.arange(len(bounds) - 1), np.diff(bounds)), bucket.item
+
+
+def role_facts(figures: DomainFigures, n_items: int) -> dict[str, Any]:
+    """What the facts say of a domain's size."""
+    return {
+        "users": figures.users, "items": n_items, "interactions": figures.interactions, "lengths": figures.quantiles()
+    }  # fmt: skip
