@@ -99,10 +99,10 @@ class CorpusConfig:
     """Draws the candidates, the test users and the `cpt` validation users."""
 
     def to_recipe(self) -> dict[str, Any]:
-        """What the recipe says beyond the defaults, to build the corpus again; not where it is written."""
+        """What the recipe says beyond the defaults, to build the corpus again; not where, nor in how much memory."""
         recipe = {}
         for f in fields(self):
-            if f.name == "output":
+            if f.name in ("output", "memory_gb"):
                 continue
             value = getattr(self, f.name)
             if value != (f.default if f.default_factory is MISSING else f.default_factory()):

@@ -4,7 +4,7 @@ Three passes, none of which holds more than a part of the log (our choice; a gra
 
 1. the source is read once, streaming; usable rows go to parts by a hash of their user;
 2. part by part, users get their final ids (pseudonyms, see `pseudonyms.py`), and rows go to buckets, which are ranges
-   of those ids: the users of any one part are a sample of all users, and their quantiles are the bounds;
+   of those ids: the users of the first parts are a sample of all users, and their quantiles are the bounds;
 3. bucket by bucket, rows are sorted by (user, domain, timestamp, item), and an event that stands there twice is taken
    once.
 
@@ -153,12 +153,11 @@ def open_events(
         maintain_order=False, mkdir=True, lazy=True,
     )  # fmt: skip
     _, *found = pl.collect_all([sink, *also], engine="streaming")
-    groups = [sorted(path.rglob("*.parquet")) for path in sorted(parts.iterdir())]
-    sizes = [sum(pq.read_metadata(file).num_rows for file in files) for files in groups]
+    files = sorted(parts.rglob("*.parquet"))
+    sizes = [pq.read_metadata(file).num_rows for file in files]
     n_buckets = max(-(-sum(sizes) * BYTES_PER_EVENT // int(memory_gb * 2**30)), 1)
-    groups = [groups[i] for i in sorted(range(len(groups)), key=lambda i: -sizes[i])]
     store = EventStore(folder, n_buckets)
-    _to_buckets(groups, folder, n_buckets, name_users)
+    _to_buckets(_grouped(files, sizes, sum(sizes) // n_buckets), folder, n_buckets, name_users)
     shutil.rmtree(parts)
     with ThreadPoolExecutor(2) as threads:  # two buckets at once: NumPy sorts without Python's lock
         repeated = list(threads.map(lambda number: _sort_bucket(store, number, domain_of), range(n_buckets)))
@@ -168,7 +167,7 @@ def open_events(
 def _to_buckets(
     groups: list[list[Path]], folder: Path, n_buckets: int, name_users: Callable[[Sequence[str]], list[str]] | None
 ) -> None:
-    """The second pass: a stream of events and one of users a bucket. The largest part is first: it sets the bounds."""
+    """The second pass: a stream of events and one of users a bucket. The first parts set the bounds."""
     bounds: pa.Array | None = None
     known = np.zeros(n_buckets, dtype=np.int64)  # users of each bucket so far
     with ExitStack() as stack:
@@ -210,6 +209,19 @@ def _to_buckets(
             known += np.diff(edges)
             for file in files:
                 file.unlink()
+
+
+def _grouped(files: list[Path], sizes: list[int], most: int) -> list[list[Path]]:
+    """Files in their order, as many to a group as hold `most` rows together, or one."""
+    groups: list[list[Path]] = []
+    room = 0
+    for file, size in zip(files, sizes, strict=True):
+        if size > room or not groups:
+            groups.append([])
+            room = most
+        groups[-1].append(file)
+        room -= size
+    return groups
 
 
 def _bounds(names: pa.StringArray, user: np.ndarray, n_buckets: int) -> pa.Array:
