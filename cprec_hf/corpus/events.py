@@ -16,9 +16,8 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +26,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from cprec_hf.corpus.regroup import EVENT_COLUMNS, USER_COLUMNS, grouped, to_buckets
+from cprec_hf.corpus.threads import in_order
 from cprec_hf.corpus.windows import row_order
 from cprec_hf.errors import InputError
 
@@ -34,8 +35,6 @@ PARTS = 64
 """Files of the first pass. Twice as many would hold twice as long a log in the same memory."""
 BYTES_PER_EVENT = 400
 """What an event of a bucket takes at most while it is worked on: ids, numbers, sorted copies and texts. Measured."""
-_COLUMNS = pa.schema([("user", pa.int32()), ("item", pa.int32()), ("timestamp", pa.int64()), ("clock", pa.int64())])
-_USERS = pa.schema([("user_id", pa.string())])
 
 
 @dataclass(frozen=True)
@@ -107,9 +106,9 @@ class EventStore:
     def save(self, number: int, bucket: Bucket) -> None:
         """Write a bucket, in place of what stood there."""
         clock = pa.array(bucket.clock, mask=~bucket.known)
-        table = pa.table([bucket.user, bucket.item, bucket.timestamp, clock], schema=_COLUMNS)
+        table = pa.table([bucket.user, bucket.item, bucket.timestamp, clock], schema=EVENT_COLUMNS)
         pq.write_table(table, self._path("events", number), compression="lz4", use_dictionary=False)
-        pq.write_table(pa.table([bucket.users], schema=_USERS), self._path("users", number), compression="lz4")
+        pq.write_table(pa.table([bucket.users], schema=USER_COLUMNS), self._path("users", number), compression="lz4")
 
     def renumber_items(self, number: int, row_of: np.ndarray) -> None:
         """Name the items of a bucket by `row_of`, int32 [items], which keeps their order."""
@@ -157,87 +156,10 @@ def open_events(
     sizes = [pq.read_metadata(file).num_rows for file in files]
     n_buckets = max(-(-sum(sizes) * BYTES_PER_EVENT // int(memory_gb * 2**30)), 1)
     store = EventStore(folder, n_buckets)
-    _to_buckets(_grouped(files, sizes, sum(sizes) // n_buckets), folder, n_buckets, name_users)
+    to_buckets(grouped(files, sizes, sum(sizes) // n_buckets), folder, n_buckets, name_users)
     shutil.rmtree(parts)
-    with ThreadPoolExecutor(2) as threads:  # two buckets at once: NumPy sorts without Python's lock
-        repeated = list(threads.map(lambda number: _sort_bucket(store, number, domain_of), range(n_buckets)))
-    return store, sum(repeated), found
-
-
-def _to_buckets(
-    groups: list[list[Path]], folder: Path, n_buckets: int, name_users: Callable[[Sequence[str]], list[str]] | None
-) -> None:
-    """The second pass: a stream of events and one of users a bucket. The first parts set the bounds."""
-    bounds: pa.Array | None = None
-    known = np.zeros(n_buckets, dtype=np.int64)  # users of each bucket so far
-    with ExitStack() as stack:
-        events, users = (
-            [
-                stack.enter_context(pa.ipc.new_stream(folder / f"{what}-{number:05d}.arrows", schema))
-                for number in range(n_buckets)
-            ]
-            for what, schema in (("events", _COLUMNS), ("users", _USERS))
-        )
-        for files in groups:
-            table = pa.concat_tables([pq.read_table(file) for file in files])
-            ids = table["user_id"].combine_chunks().dictionary_encode()
-            names = ids.dictionary.cast(pa.string())
-            if name_users is not None:
-                names = pa.array(name_users(names.to_pylist()), pa.string())
-            order = pc.sort_indices(names)
-            names = names.take(order)
-            rank = np.empty(len(order), dtype=np.int64)
-            rank[order.to_numpy()] = np.arange(len(order))
-            user = rank[ids.indices.to_numpy()]
-            if bounds is None:
-                bounds = _bounds(names, user, n_buckets)
-            edges = _edges(names, bounds)  # names[edges[b] : edges[b + 1]] belong to bucket b
-            bucket_of = np.repeat(np.arange(n_buckets, dtype=np.int16), np.diff(edges))[user]
-            rows = np.argsort(bucket_of, kind="stable")
-            ends = np.searchsorted(bucket_of[rows], np.arange(n_buckets), side="right")
-            user = (user + (known - edges[:-1])[bucket_of]).astype(np.int32)
-            table = pa.table(
-                [user, *(table[name].combine_chunks() for name in ("item", "timestamp", "clock"))], schema=_COLUMNS
-            ).take(pa.array(rows))
-            begin = 0
-            for number, end in enumerate(ends.tolist()):
-                if end > begin:
-                    events[number].write_table(table.slice(begin, end - begin))
-                    of_bucket = names.slice(edges[number], edges[number + 1] - edges[number])
-                    users[number].write_table(pa.table([of_bucket], schema=_USERS))
-                begin = end
-            known += np.diff(edges)
-            for file in files:
-                file.unlink()
-
-
-def _grouped(files: list[Path], sizes: list[int], most: int) -> list[list[Path]]:
-    """Files in their order, as many to a group as hold `most` rows together, or one."""
-    groups: list[list[Path]] = []
-    room = 0
-    for file, size in zip(files, sizes, strict=True):
-        if size > room or not groups:
-            groups.append([])
-            room = most
-        groups[-1].append(file)
-        room -= size
-    return groups
-
-
-def _bounds(names: pa.StringArray, user: np.ndarray, n_buckets: int) -> pa.Array:
-    """The first id of each bucket but the first, so that about as many rows lie between any two [buckets - 1]."""
-    rows = np.cumsum(np.bincount(user, minlength=len(names)))
-    wanted = rows[-1] * np.arange(1, n_buckets) // n_buckets if len(rows) else np.zeros(n_buckets - 1)
-    return names.take(pa.array(np.searchsorted(rows, wanted)))
-
-
-def _edges(names: pa.StringArray, bounds: pa.Array) -> np.ndarray:
-    """How many of the ascending `names` lie before each bound; 0 first and all of them last [buckets + 1]."""
-    both = pa.concat_arrays([names, bounds])
-    tie = np.repeat([1, 0], [len(names), len(bounds)])  # a bound comes before a name equal to it
-    order = pc.sort_indices(pa.table({"id": both, "tie": tie}), sort_keys=[("id", "ascending"), ("tie", "ascending")])
-    places = np.flatnonzero(order.to_numpy() >= len(names))
-    return np.concatenate([[0], places - np.arange(len(bounds)), [len(names)]]).astype(np.int64)
+    repeated = sum(in_order(partial(_sort_bucket, store, number, domain_of) for number in range(n_buckets)))
+    return store, repeated, found
 
 
 def _sort_bucket(store: EventStore, number: int, domain_of: np.ndarray) -> int:

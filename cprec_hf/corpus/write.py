@@ -7,10 +7,8 @@ one another), and written in order, so the files are the same however many.
 from __future__ import annotations
 
 import itertools
-import os
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -28,11 +26,11 @@ from cprec_hf.corpus.events import Bucket
 from cprec_hf.corpus.files import SplitWriter
 from cprec_hf.corpus.prepare import Frames, Prepared
 from cprec_hf.corpus.splits import Split, cpt_events, cpt_step, keyed_rng
+from cprec_hf.corpus.threads import in_order
 from cprec_hf.corpus.windows import run_bounds
 
 SHARD_ROWS = 200_000
 """Events of a shard: what the pure functions see at once. Our choice; the rows out do not depend on it."""
-THREADS = min(os.cpu_count() or 1, 8)
 
 
 @dataclass(frozen=True)
@@ -174,24 +172,24 @@ def write_rows(
     domains = parts.prepared.domains
     first_item = dict(zip(domains, np.searchsorted(parts.prepared.domain_of, np.arange(len(domains))), strict=True))
 
-    def shards() -> Iterator[tuple[int, Callable[[], Any]]]:
+    def shards() -> Iterator[Callable[[], Any]]:
         for part in parts:
             for shard in user_shards(part.pretraining):
                 table = _table(shard, part.bucket, ["item", "timestamp", "clock"])
-                yield len(shard), partial(_documents, table, plan)
+                yield partial(_documents, len(shard), table, plan)
             for domain, example_plan in example_plans.items():
                 for shard in user_shards(part.downstream.filter(pl.col("domain") == domain)):
                     shard = shard.with_columns(pl.col("item_id") - int(first_item[domain]))
                     trained[domain] += int((shard["split"] == "train").sum())
                     table = _table(shard, part.bucket, ["item", "timestamp", "split"])
-                    yield len(shard), partial(_examples, table, example_plan)
+                    yield partial(_examples, len(shard), table, example_plan)
 
     with ExitStack() as stack:
         files: dict[str | None, _Files] = {None: stack.enter_context(_Files(folder / "cpt", sequences.SEQUENCES))}
         for domain in example_plans:
             where = folder / f"sft-{slugs[domain]}"
             files[domain] = stack.enter_context(_Files(where, examples.EXAMPLES))
-        for n_events, (domain, rows) in in_order(shards(), THREADS):
+        for n_events, domain, rows in in_order(shards()):
             if domain is None:
                 for kind in plan.kinds:
                     of_kind = rows.filter(pc.equal(rows["kind"], kind))
@@ -212,28 +210,6 @@ def write_rows(
     return Written({k: documents[k] for k in plan.kinds}, {k: tokens[k] for k in plan.kinds}, steps)
 
 
-def in_order(work: Iterable[tuple[int, Callable[[], Any]]], threads: int) -> Iterator[tuple[int, Any]]:
-    """Do pieces of work side by side and yield their results in order, each with its number.
-
-    Args:
-        work: number and function of each piece; the next one is asked for while earlier ones run.
-        threads: pieces at once; one more may wait for its turn to be yielded.
-    """
-    waiting: deque[tuple[int, Future[Any]]] = deque()
-    pool = ThreadPoolExecutor(threads)
-    try:
-        for size, function in work:
-            waiting.append((size, pool.submit(function)))
-            while len(waiting) > threads:
-                size, future = waiting.popleft()
-                yield size, future.result()
-        while waiting:
-            size, future = waiting.popleft()
-            yield size, future.result()
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
 def user_shards(events: pl.DataFrame, rows: int = SHARD_ROWS) -> list[pl.DataFrame]:
     """Events sorted by user_id, in slices of about `rows` rows that hold all rows of every user in them."""
     first = events.select((pl.col("user_id") != pl.col("user_id").shift()).fill_null(True).arg_true()).to_series()
@@ -251,12 +227,12 @@ def _table(shard: pl.DataFrame, bucket: Bucket, columns: list[str]) -> pa.Table:
     return rest.add_column(0, "user_id", ids)
 
 
-def _documents(table: pa.Table, plan: sequences.SequencePlan) -> tuple[None, pa.Table]:
-    return None, sequences.cpt_sequences(table, plan)
+def _documents(n_events: int, table: pa.Table, plan: sequences.SequencePlan) -> tuple[int, None, pa.Table]:
+    return n_events, None, sequences.cpt_sequences(table, plan)
 
 
-def _examples(table: pa.Table, plan: examples.ExamplePlan) -> tuple[str, dict[str, pa.Table]]:
-    return plan.domain, examples.sft_examples(table, plan)
+def _examples(n_events: int, table: pa.Table, plan: examples.ExamplePlan) -> tuple[int, str, dict[str, pa.Table]]:
+    return n_events, plan.domain, examples.sft_examples(table, plan)
 
 
 def _document_step(kind: str, used: int, users: PretrainingUsers) -> Step:
