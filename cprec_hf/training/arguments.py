@@ -72,6 +72,17 @@ class MixtureArguments(StageArguments):
             "item_share."
         },
     )
+    domain_temperature: float | None = _field(
+        "T of `mixture`: a kind's tokens are shared among its domains by their sizes to the power of 1/T; 1 as the "
+        "corpus has them, larger is more even, .inf equal. Not given, a kind's domains are packed and read together."
+    )
+    replay: dict | str | None = field(
+        default=None,
+        metadata={
+            "help": "General text to read beside behaviour, with the weight of `replay` in `mixture`: {dataset: a repo "
+            "or files, tokens: most to take, column, config, split, revision}; see cprec_hf/training/replay.py."
+        },
+    )
     average_checkpoints: int | None = _field(
         "The finished model is the mean of the weights of the run's last so many checkpoints."
     )
@@ -94,6 +105,9 @@ class CptArguments(MixtureArguments):
         default=None, metadata={"help": "Tokens to extend the vocabulary by; they begin as the mean of their pieces."}
     )
     new_token_steps: int = _field("First steps, in which nothing but the new tokens' rows is trained.", 0)
+    token_budget: int | None = _field(
+        "The run's length in tokens, in place of max_steps: it reads exactly so many, whatever kinds of document."
+    )
 
 
 @dataclass(kw_only=True)
