@@ -100,7 +100,7 @@ def replay_rows(replay: Replay, encoder: Encoder) -> tuple[datasets.Dataset, dic
     files, facts = _files(replay), {}
     if not files:
         facts = dataset_facts(replay.dataset, replay.revision)
-    where, parts, left, empty = f"`replay`: {replay.dataset}", [], replay.tokens, 0
+    where, parts, left, empty, too_long = f"`replay`: {replay.dataset}", [], replay.tokens, 0, False
     with tqdm(total=replay.tokens, desc="replay", unit="token", unit_scale=True, leave=False, disable=None) as bar:
         for texts in _texts(replay, files, facts.get("revision"), where):
             told = texts.filter(pc.fill_null(pc.not_equal(pc.utf8_trim_whitespace(texts), ""), False))
@@ -110,15 +110,14 @@ def replay_rows(replay: Replay, encoder: Encoder) -> tuple[datasets.Dataset, dic
             taken = int(parts[-1].offsets[-1])
             left -= taken
             bar.update(taken)
-            if fit < len(rows):  # of a batch that is not used up, the empty texts are not looked at
+            too_long = fit < len(rows)
+            if too_long:  # of a batch that is not used up, the empty texts are not counted
                 break
             empty += len(texts) - len(told)
     lengths = np.concatenate([np.empty(0, np.int64), *(part.lengths for part in parts)])
     if not len(lengths):
-        raise InputError(
-            f"{where}: not one text of its column `{replay.column}` "
-            + (f"is within {replay.tokens:,} tokens; raise `tokens`" if parts else "can be read: it has no rows")
-        )
+        why = f"is within {replay.tokens:,} tokens; raise `tokens`" if too_long else "has anything in it"
+        raise InputError(f"{where}: not one text of its column `{replay.column}` {why}")
     values = np.concatenate([part.values for part in parts])
     rows = Ragged(values, np.concatenate([[0], np.cumsum(lengths)]))
     digest = hashlib.sha256(lengths.astype("<i8").tobytes() + values.astype("<i4").tobytes()).hexdigest()
@@ -159,7 +158,8 @@ def _texts(replay: Replay, files: list[str], commit: str | None, where: str) -> 
     try:
         if files:
             builder = _BUILDERS[Path(files[0].removesuffix(".gz")).suffix]
-            options = {"sample_by": "paragraph"} if builder == "text" else {}
+            # Parquet's own batches are row groups, of which an empty file has none.
+            options = {"text": {"sample_by": "paragraph"}, "parquet": {"batch_size": _BATCH}}.get(builder, {})
             stream = datasets.load_dataset(builder, data_files=files, split="train", streaming=True, **options)
         else:
             stream = datasets.load_dataset(

@@ -239,6 +239,7 @@ def make_record(
         schedule["domain_temperature"] = temperature if math.isfinite(temperature) else "inf"  # JSON has no infinity
     if (budget := getattr(arguments, "token_budget", None)) is not None:
         schedule["token_budget"] = budget
+    replayed = [licence] if (licence := ((data or {}).get("replay") or {}).get("licence")) else []
     return ModelRecord.for_corpus(
         facts,
         counts_alike=counts_alike(tokenizer, arguments.corpus, arguments.corpus_revision),
@@ -253,7 +254,7 @@ def make_record(
         tokens=0,
         seed=training.seed,
         parents=parents,
-        licences=[*dict.fromkeys([*licences, facts["about"]["licence"]])],
+        licences=[*dict.fromkeys([*licences, facts["about"]["licence"], *replayed])],
     )
 
 
