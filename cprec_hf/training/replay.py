@@ -159,8 +159,10 @@ def _texts(replay: Replay, files: list[str], commit: str | None, where: str) -> 
         if files:
             builder = _BUILDERS[Path(files[0].removesuffix(".gz")).suffix]
             # Parquet's own batches are row groups, of which an empty file has none.
-            options = {"text": {"sample_by": "paragraph"}, "parquet": {"batch_size": _BATCH}}.get(builder, {})
-            stream = datasets.load_dataset(builder, data_files=files, split="train", streaming=True, **options)
+            options: dict[str, Any] = {"text": {"sample_by": "paragraph"}, "parquet": {"batch_size": _BATCH}}
+            stream = datasets.load_dataset(
+                builder, data_files=files, split="train", streaming=True, **options.get(builder, {})
+            )
         else:
             stream = datasets.load_dataset(
                 replay.dataset, replay.config, split=replay.split, revision=commit, streaming=True

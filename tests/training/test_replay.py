@@ -1,4 +1,4 @@
-"""Replay of general text: the same rows from every format and from the Hub, bounded, recorded; and runs that read it."""
+"""Replay of general text: the same rows from every format and from the Hub, bounded and recorded; and its runs."""
 
 import gzip
 import hashlib
@@ -112,7 +112,8 @@ def test_a_repo_is_read_at_one_commit(hub, api, encoder, files, flags, monkeypat
     monkeypatch.setattr(datasets.config, "HF_ENDPOINT", hub.url)
     repo = f"{hub.user}/texts"
     api.create_repo(repo, repo_type="dataset")
-    card = "---\nlicense: odc-by\nconfigs:\n- config_name: sea\n  data_files:\n  - {split: train, path: sea/*.parquet}\n---\n"
+    config = {"config_name": "sea", "data_files": [{"split": "train", "path": "sea/*.parquet"}]}
+    card = f"---\n{json.dumps({'license': 'odc-by', 'configs': [config]})}\n---\n"
     api.upload_file(path_or_fileobj=card.encode(), path_in_repo="README.md", repo_id=repo, repo_type="dataset")
     upload = {"path_in_repo": "sea/0.parquet", "repo_id": repo, "repo_type": "dataset"}
     first = api.upload_file(path_or_fileobj=files / "texts.parquet", **upload).oid

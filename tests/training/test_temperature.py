@@ -56,10 +56,9 @@ def test_a_run_reads_its_domains_so(flags, corpus, monkeypatch, temperature):
     record = ModelRecord.load(out)
     table = pq.read_table(corpus / "cpt" / "train.parquet").to_pylist()
     encoder = Encoder(AutoTokenizer.from_pretrained(out))
-    names = {
-        tuple(encoder.documents([row["text"]]).row(0)): f"domain/{row['domain'].lower()}" if row["domain"] else "all_domain"
-        for row in table
-    }  # fmt: skip
+    named = [f"domain/{row['domain'].lower()}" if row["domain"] else "all_domain" for row in table]
+    ids_of = encoder.documents([row["text"] for row in table])
+    names = {tuple(ids_of.row(i).tolist()): name for i, name in enumerate(named)}
     sizes = {name: sum(len(ids) for ids, n in names.items() if n == name) for name in {*names.values()}}
     power = 0 if temperature == "inf" else 1 / temperature
     share = {name: n**power for name, n in sizes.items() if name != "all_domain"}
