@@ -57,7 +57,10 @@ class MixtureArguments(StageArguments):
     """Keys of `cpt` and `anneal`: what is read."""
 
     kinds: list[str] | None = field(
-        default=None, metadata={"help": "Kinds of document to train on (domain, all_domain); all if not given."}
+        default=None,
+        metadata={
+            "help": "Kinds of document to train on; all but controls (cprec_hf/corpus/controls.py) if not given."
+        },
     )
     item_share: float = _field(
         "Share of the tokens that are item documents: titles and descriptions of all domains, downstream ones too, "

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from cprec_hf.corpus.controls import CONTROLS
 from cprec_hf.corpus.encoder import Encoder
 from cprec_hf.corpus.load import load_corpus
 from cprec_hf.corpus.ragged import Ragged
@@ -64,7 +65,8 @@ def cpt_rows(
         corpus: folder or Hub repo.
         revision: of the repo.
         encoder: the model's.
-        kinds: kinds of document to keep; None keeps all.
+        kinds: kinds of document to keep; None keeps all but controls (`corpus/controls.py`), which no run reads that
+            does not name them.
         split: `train` or `validation`.
         domain: keeps the documents of that domain; None keeps all.
 
@@ -74,7 +76,9 @@ def cpt_rows(
     table = corpus_table(corpus, revision, "cpt", split, ["text", "kind", *(["domain"] if domain else [])])
     if domain is not None:
         table = table.filter(pc.equal(table["domain"], domain))
-    if kinds is not None:
+    if kinds is None:
+        table = table.filter(pc.invert(pc.is_in(table["kind"], pa.array([*CONTROLS], pa.string()))))
+    else:
         found = pc.unique(table["kind"]).to_pylist()
         missing = [kind for kind in kinds if kind not in found]
         if missing:
