@@ -15,7 +15,6 @@ seed and of ids alone: not of shards, buckets, the order of rows or the engine.
 from __future__ import annotations
 
 import numpy as np
-import polars as pl
 import pyarrow as pa
 
 from cprec_hf.corpus.candidates import row_keys
@@ -51,61 +50,3 @@ def shuffled_lines(
     ids = users.take(pa.array(owner[rows]))
     keys = row_keys(f"{seed}", kind, ids, place[rows])
     return rows[np.lexsort((keys, np.repeat(np.arange(len(starts)), ends - starts)))]
-
-
-def receivers(pairs: pl.DataFrame, seed: int) -> pl.DataFrame:
-    """Who gets whose history in which domain: `user_id` (whose), `domain`, `receiver`.
-
-    In each domain users stand in a circle, in an order drawn by (seed, domain, user), and hand their history to the
-    next: everybody gives one and gets one, and nobody keeps their own, unless they are alone in the domain. So the
-    receivers of a domain are its users, and everybody has as many domains as before.
-
-    The whole map is made at once and held in memory: some 100 bytes a row, 1 GB for 10 million users of two domains.
-
-    Args:
-        pairs: distinct `user_id`, `domain`, of those who take part.
-        seed: of the corpus.
-    """
-    pairs = pairs.select("domain", "user_id").sort("domain", "user_id")
-    keys = [
-        row_keys(f"{seed}", f"{SHUFFLED_USERS}\0{domain}", group["user_id"].to_arrow(), np.zeros(len(group)))
-        for (domain,), group in pairs.group_by("domain", maintain_order=True)
-    ]
-    line = pairs.with_columns(key=pl.Series(np.concatenate([np.empty(0, np.uint64), *keys])))
-    line = line.sort("domain", "key", "user_id")
-    following = pl.col("user_id").shift(-1, fill_value=pl.col("user_id").first())
-    return line.select("user_id", "domain", receiver=following.over("domain"))
-
-
-def hand_over(
-    events: pl.DataFrame, held: pl.Series, cutoffs: pl.DataFrame | None, seed: int
-) -> tuple[pl.DataFrame, dict[str, int]]:
-    """The events of all-domain documents of shuffled users, each with its receiver as its user, sorted by user.
-
-    They are those of `all_domain` documents (of users with two domains, whose order across domains is known), without
-    the events of validation users. What comes at or after the receiver's own first held-out event is left out, as it is
-    of every document under the receiver's id.
-
-    Args:
-        events: for pre-training: user_id, domain, item_id, timestamp, clock.
-        held: the validation users.
-        cutoffs: user_id, cutoff (a clock) of users whose events end early (`splits.cpt_cutoffs`), where clocks are
-            times; None where none do, or where clocks of different users cannot be compared.
-        seed: of the corpus.
-
-    Returns:
-        The events, and how many were left out, by reason.
-    """
-    known = events.filter(pl.col("clock").is_not_null())
-    known = known.filter(pl.col("domain").n_unique().over("user_id") >= 2)
-    kept = known.filter(~pl.col("user_id").is_in(held.implode()))
-    table = receivers(kept.select("user_id", "domain").unique(), seed)
-    handed = kept.join(table, on=["user_id", "domain"]).with_columns(user_id="receiver").drop("receiver")
-    early = handed
-    if cutoffs is not None:
-        early = handed.join(cutoffs, on="user_id", how="left")
-        early = early.filter((pl.col("clock") < pl.col("cutoff")).fill_null(True)).drop("cutoff")
-    refused = {"of a validation user": len(known) - len(kept)}
-    if cutoffs is not None:
-        refused["at or after the receiver's validation event"] = len(handed) - len(early)
-    return early.sort("user_id", "domain", "timestamp", "item_id"), refused

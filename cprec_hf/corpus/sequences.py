@@ -33,7 +33,7 @@ EVENTS = pa.schema(
 )  # fmt: skip
 HANDED = "handed"
 """One more column of events, where there are documents of shuffled users: whether the event is another user's, handed
-over (`controls.hand_over`). Those are the events of these documents, and of no others."""
+over (`handover.py`). Those are the events of these documents, and of no others."""
 CATALOGUE = pa.schema(
     [("domain", pa.string()), ("item_id", pa.string()), ("title", pa.string()), ("tokens", pa.int32())]
 )

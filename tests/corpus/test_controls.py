@@ -1,8 +1,10 @@
 """Controls: what they keep and what they destroy, event by event, on any users and any partition of them."""
 
+import itertools
 import shutil
+import tempfile
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +19,14 @@ from cprec_hf.behaviors.sources import read_source
 from cprec_hf.corpus.audit import audit_corpus
 from cprec_hf.corpus.build import build_corpus
 from cprec_hf.corpus.config import CorpusConfig
-from cprec_hf.corpus.controls import CONTROLS, KINDS, SHUFFLED_TIME, SHUFFLED_USERS, hand_over, receivers
+from cprec_hf.corpus.controls import CONTROLS, KINDS, SHUFFLED_TIME, SHUFFLED_USERS
+from cprec_hf.corpus.events import Bucket
+from cprec_hf.corpus.handover import circle_keys, hand_over, receivers
 from cprec_hf.corpus.load import load_facts
 from cprec_hf.corpus.pseudonyms import pseudonymise
 from cprec_hf.corpus.sequences import CATALOGUE, EVENTS, HANDED, SequencePlan, cpt_sequences
 from cprec_hf.corpus.template import load_template
+from cprec_hf.corpus.write import Part
 from cprec_hf.errors import InputError
 
 SOURCE = {
@@ -40,13 +45,13 @@ def _plan(kinds: tuple[str, ...] = KINDS, seed: int = 0) -> SequencePlan:
 
 
 @st.composite
-def logs(draw: st.DrawFn, unknown: bool = True) -> pl.DataFrame:
+def logs(draw: st.DrawFn) -> pl.DataFrame:
     """Events of up to nine users; each time once, and a clock that is the time or unknown."""
     row = st.tuples(st.sampled_from("abcdefghi"), st.sampled_from(DOMAINS), st.integers(0, 5), st.booleans())
     rows = draw(st.lists(row, max_size=80))
     times = draw(st.permutations(range(len(rows))))
     events = [
-        (user, domain, f"i{item}", time, time if known or not unknown else None)
+        (user, domain, f"i{item}", time, time if known else None)
         for (user, domain, item, known), time in zip(rows, times, strict=True)
     ]
     return pl.DataFrame(events, schema=COLUMNS, orient="row").sort("user_id", "domain", "timestamp", "item_id")
@@ -60,8 +65,37 @@ def _table(events: pl.DataFrame, handed: pl.DataFrame | None = None) -> pa.Table
     return rows.select(*EVENTS.names, HANDED).to_arrow()
 
 
-def _handed(events: pl.DataFrame, held: str = "", seed: int = 0, cutoffs: Any = None) -> pl.DataFrame:
-    return hand_over(events, pl.Series([*held], dtype=pl.String), cutoffs, seed)[0]
+def _parts(events: pl.DataFrame, bounds: str = "") -> list[Part]:
+    """The events in buckets of users, each beginning at one of `bounds`."""
+    edges, parts = ["", *sorted(bounds), "~"], []
+    numbers = {(item["domain"], item["item_id"]): n for n, item in enumerate(ITEMS)}
+    for first, last in itertools.pairwise(edges):
+        rows = events.filter(pl.col("user_id") >= first, pl.col("user_id") < last)
+        rows = rows.sort("user_id", "domain", "timestamp", "item_id")
+        users = rows["user_id"].unique().sort()
+        item = np.array([numbers[key] for key in rows.select("domain", "item_id").iter_rows()], dtype=np.int32)
+        user = users.search_sorted(rows["user_id"]).to_numpy().astype(np.int32)
+        frame = rows.with_columns(user_id=user, item_id=item, domain=pl.col("domain").cast(pl.Enum(DOMAINS)))
+        nothing = np.zeros(0)
+        bucket = Bucket(users.to_arrow().cast(pa.string()), user, item, nothing, nothing, nothing)
+        parts.append(Part(bucket, len(rows), frame, frame.clear()))
+    return parts
+
+
+def _handed(events: pl.DataFrame, held: Iterable[str] = (), seed: int = 0, bounds: str = "") -> pl.DataFrame:
+    """The events with their receivers as users, sorted."""
+    parts = _parts(events, bounds)
+    with tempfile.TemporaryDirectory() as folder:
+        handed = hand_over(parts, DOMAINS, pa.array(sorted(held), pa.string()), Path(folder) / "handed", seed)
+        found = [handed.of(number) for number in range(len(parts))]
+    rows = []
+    for part, frame in zip(parts, found, strict=True):
+        assert frame["user_id"].is_sorted()
+        for user, item, time, clock in frame.iter_rows():
+            row = ITEMS[item]
+            rows.append((part.bucket.users[user].as_py(), row["domain"], row["item_id"], time, clock))
+    assert len(rows) == handed.events
+    return pl.DataFrame(rows, schema=COLUMNS, orient="row").sort("user_id", "domain", "timestamp", "item_id")
 
 
 def _told(row: dict[str, Any]) -> list[tuple[str, str]]:
@@ -117,8 +151,15 @@ def test_any_partition_of_the_users_gives_the_same_rows(events: pl.DataFrame, sh
     assert sorted(pa.concat_tables(parts).to_pylist(), key=key) == whole
 
 
-@given(logs(), st.sets(st.sampled_from("abcdefghi")), st.integers(0, 3))
-def test_each_domain_history_goes_whole_to_another_user(events: pl.DataFrame, held: set[str], seed: int) -> None:
+BOUNDS = st.sampled_from(["", "c", "bdz", "abcdefghij"])
+
+
+@given(logs(), st.sets(st.sampled_from("abcdefghi")), st.integers(0, 3), BOUNDS)
+    logs(), st.sets(st.sampled_from("abcdefghi")), st.integers(0, 3), st.sampled_from(["", "c", "bdz", "abcdefghij"])
+)
+def test_each_domain_history_goes_whole_to_another_user(
+    events: pl.DataFrame, held: set[str], seed: int, bounds: str
+) -> None:
     """Against one event at a time: who gives whom what, and that nothing is lost, doubled or kept."""
     given_, taken = defaultdict(list), defaultdict(list)
     domains_of = defaultdict(set)
@@ -129,7 +170,8 @@ def test_each_domain_history_goes_whole_to_another_user(events: pl.DataFrame, he
     for user, domain, *event in events.iter_rows():
         if user in takes_part and event[-1] is not None:
             given_[domain, user].append(tuple(event))
-    handed, refused = hand_over(events, pl.Series([*held], dtype=pl.String), None, seed)
+    handed = _handed(events, held, seed)
+    assert _handed(events, held, seed, bounds).equals(handed)  # however many buckets
     for user, domain, *event in handed.iter_rows():
         taken[domain, user].append(tuple(event))
     giver = {}
@@ -141,30 +183,17 @@ def test_each_domain_history_goes_whole_to_another_user(events: pl.DataFrame, he
         pairs = [(r, g) for (d, r), g in giver.items() if d == domain]
         assert sorted(r for r, _ in pairs) == sorted(g for _, g in pairs)
         assert len(pairs) <= 1 or all(r != g for r, g in pairs)
-    total = sum(len(domains_of[u]) >= 2 and c is not None for u, *_, c in events.iter_rows())
-    assert refused == {"of a validation user": total - len(handed)}
-    shuffled = events.sample(fraction=1, shuffle=True, seed=seed)
-    assert hand_over(shuffled, pl.Series([*held], dtype=pl.String), None, seed)[0].equals(handed)
 
 
 def test_who_receives_is_drawn_anew_in_each_domain_and_by_each_seed() -> None:
-    users = [f"u{i:04d}" for i in range(1000)]
-    pairs = pl.DataFrame([(u, d) for u in users for d in DOMAINS], schema=["user_id", "domain"], orient="row")
-    maps = [receivers(pairs, seed).sort("domain", "user_id") for seed in (0, 1)]
-    by_domain = [group["receiver"].to_list() for m in maps for _, group in m.group_by("domain", maintain_order=True)]
+    users = pa.array([f"u{i:04d}" for i in range(1000)])
+    keys = [np.concatenate([circle_keys(users, domain, seed) for domain in DOMAINS]) for seed in (0, 1)]
+    user, domain = np.tile(np.arange(1000), 3), np.repeat(np.arange(3), 1000)
+    by_domain = [one.tolist() for key in keys for one in receivers(user, domain, key).reshape(3, 1000)]
     for i, one in enumerate(by_domain):
         assert len(set(one)) == 1000
         for other in by_domain[i + 1 :]:  # a user's domains go to the same one about once in a thousand
             assert np.mean([a == b for a, b in zip(one, other, strict=True)]) < 0.01
-
-
-@given(logs(unknown=False), st.dictionaries(st.sampled_from("abcdefghi"), st.integers(0, 80)))
-def test_nothing_comes_after_the_receivers_own_cutoff(events: pl.DataFrame, cutoffs: dict[str, int]) -> None:
-    table = pl.DataFrame([*cutoffs.items()], schema={"user_id": pl.String, "cutoff": pl.Int64}, orient="row")
-    free, (early, refused) = _handed(events), hand_over(events, pl.Series([], dtype=pl.String), table, 0)
-    expected = [row for row in free.iter_rows() if row[0] not in cutoffs or row[4] < cutoffs[row[0]]]
-    assert early.rows() == expected
-    assert refused["at or after the receiver's validation event"] == len(free) - len(expected)
 
 
 @given(logs(), st.sets(st.sampled_from("abcdefghi")))
@@ -172,7 +201,7 @@ def test_nothing_comes_after_the_receivers_own_cutoff(events: pl.DataFrame, cuto
 def test_documents_of_shuffled_users_are_all_domain_documents_of_what_was_handed_over(
     events: pl.DataFrame, held: set[str]
 ) -> None:
-    handed = _handed(events, "".join(held))
+    handed = _handed(events, held)
     both = cpt_sequences(_table(events, handed), _plan()).to_pylist()
     alone = cpt_sequences(_table(handed), _plan(("all_domain",))).to_pylist()
     assert [row for row in both if row["kind"] == SHUFFLED_USERS] == [{**r, "kind": SHUFFLED_USERS} for r in alone]
@@ -212,6 +241,18 @@ def test_controls_lie_beside_the_same_documents(controlled: Path, corpus: Path) 
         assert step["rows_out"] == told["item_ids"].list.len().sum()
         assert step["refused"].get("of a validation user", 0) > 0 or kind not in CONTROLS
     assert "a control: " in (controlled / "README.md").read_text()
+
+
+def test_any_number_of_buckets_gives_the_same_bytes(
+    controlled: Path, make_config: Callable[..., CorpusConfig], tmp_path: Path
+) -> None:
+    again = build_corpus(make_config(tmp_path / "again", sequences=[*KINDS], memory_gb=1e-4))
+    for split in ("train", "validation"):
+        name = f"cpt/{split}.parquet"
+        assert (again / name).read_bytes() == (controlled / name).read_bytes()
+    ours, theirs = load_facts(again), load_facts(controlled)
+    assert ours["account"] == theirs["account"] and ours["tokens"] == theirs["tokens"]
+    assert {path.name for path in again.iterdir()} == {path.name for path in controlled.iterdir()}
 
 
 def test_no_history_of_a_validation_user_is_handed_on(
