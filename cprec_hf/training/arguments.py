@@ -63,7 +63,7 @@ class MixtureArguments(StageArguments):
         },
     )
     item_share: float = _field(
-        "Share of the tokens that are item documents: titles and descriptions of all domains, downstream ones too, "
+        "Share of the tokens that are item documents: titles, categories, descriptions of all domains, downstream too, "
         "and no behaviour, so that the words of domains without behaviour are not forgotten.",
         0.0,
     )

@@ -155,8 +155,6 @@ BOUNDS = st.sampled_from(["", "c", "bdz", "abcdefghij"])
 
 
 @given(logs(), st.sets(st.sampled_from("abcdefghi")), st.integers(0, 3), BOUNDS)
-    logs(), st.sets(st.sampled_from("abcdefghi")), st.integers(0, 3), st.sampled_from(["", "c", "bdz", "abcdefghij"])
-)
 def test_each_domain_history_goes_whole_to_another_user(
     events: pl.DataFrame, held: set[str], seed: int, bounds: str
 ) -> None:
