@@ -101,7 +101,7 @@ def build_from(behaviors: Behaviors, config: CorpusConfig, *, overwrite: bool = 
         plan = SequencePlan(
             template.version, tuple(config.sequences), config.window_tokens, header_tokens,
             times_known=behaviors.about.order == "time",
-            catalogue=catalogue.items.select(CPT_CATALOGUE.names).to_arrow().cast(CPT_CATALOGUE),
+            catalogue=catalogue.items.select(CPT_CATALOGUE.names).to_arrow().cast(CPT_CATALOGUE), seed=config.seed,
         )  # fmt: skip
         example_plans = {
             domain: ExamplePlan(

@@ -11,7 +11,10 @@ from cprec_hf.behaviors.titles import clean_title
 from cprec_hf.corpus.encoder import Encoder
 from cprec_hf.corpus.template import DELIMITER, Template
 from cprec_hf.corpus.titles import cut_titles
+from cprec_hf.errors import InputError
 
+ATTRIBUTES = ("category", "description")
+"""Columns of items that item documents tell beside the title, where a source has them."""
 ITEM_COLUMNS = ["item_id", "domain", "title", "full_title", "text"]
 DOCUMENTS_PER_HEADER = 20
 """A tokenizer is trained on one header per so many item documents, so that headers get short too. Our choice."""
@@ -42,11 +45,18 @@ class Catalogue:
 
 
 def read_items(items: pl.LazyFrame) -> pl.DataFrame:
-    """item_id, domain, title, description (null where there is none), cleaned, sorted by (domain, item_id)."""
-    if "description" not in items.collect_schema():
-        items = items.with_columns(description=pl.lit(None, pl.String))
-    cleaned = clean_title(pl.col("description").cast(pl.String))
-    frame = items.select("item_id", "domain", "title", description=pl.when(cleaned != "").then(cleaned))
+    """item_id, domain, title, and `ATTRIBUTES`, cleaned, null where there is none; sorted by (domain, item_id).
+
+    Raises:
+        InputError: an attribute that is no text.
+    """
+    schema, attributes = items.collect_schema(), []
+    for name in ATTRIBUTES:
+        if schema.get(name, pl.Null) not in (pl.String, pl.Null):
+            raise InputError(f"column `{name}` of items is {schema[name]}, not text; join it to one string an item")
+        cleaned = clean_title(pl.col(name).cast(pl.String) if name in schema else pl.lit(None, pl.String))
+        attributes.append(pl.when(cleaned != "").then(cleaned).alias(name))
+    frame = items.select("item_id", "domain", "title", *attributes)
     return frame.sort("domain", "item_id").collect(engine="streaming")
 
 
@@ -72,11 +82,12 @@ def tokenizer_texts(items: pl.DataFrame, template: Template) -> Iterator[str]:
 
 
 def _documents(items: pl.DataFrame, template: Template) -> pl.Expr:
-    """`template.item_document` as an expression: its first line per domain, then the title and the description."""
+    """`template.item_document` as an expression: its first line per domain, the title, then what attributes say."""
     domains = items["domain"].unique().to_list()
     openings = [template.item_document(domain, "").removesuffix(DELIMITER) for domain in domains]
     opening = pl.col("domain").replace_strict(domains, openings, return_dtype=pl.String)
-    description = (
-        pl.when(pl.col("description").is_not_null()).then(pl.col("description") + DELIMITER).otherwise(pl.lit(""))
-    )
-    return opening + pl.col("title") + DELIMITER + description
+    document = opening + pl.col("title") + DELIMITER
+    label = template.category("").removesuffix(DELIMITER)
+    for name, before in (("category", label), ("description", "")):
+        document += pl.when(pl.col(name).is_not_null()).then(before + pl.col(name) + DELIMITER).otherwise(pl.lit(""))
+    return document

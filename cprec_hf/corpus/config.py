@@ -8,6 +8,7 @@ from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import Any, Literal
 
 from cprec_hf.behaviors.filters import FilterConfig
+from cprec_hf.corpus.controls import CONTROLS
 from cprec_hf.errors import InputError
 
 POLICIES = ("time", "leave_one_out")
@@ -67,8 +68,10 @@ class CorpusConfig:
     """A repo or folder with a tokenizer, or `{vocab_size: N}` to train one on this corpus."""
     downstream: list[str]
     """Domains kept out of continual pre-training, for fine-tuning and evaluation. All others are pre-trained on."""
-    sequences: list[Literal["domain", "all_domain"]] = field(default_factory=lambda: ["domain", "all_domain"])
-    """Kinds of behaviour document for continual pre-training."""
+    sequences: list[
+        Literal["domain", "all_domain", "domain_shuffled_time", "all_domain_shuffled_time", "all_domain_shuffled_users"]
+    ] = field(default_factory=lambda: ["domain", "all_domain"])
+    """Kinds of behaviour document for continual pre-training; `controls.py` says what the shuffled ones destroy."""
     window_tokens: int = 256
     """Most tokens a document, or a prompt with its completion, may have."""
     max_title_tokens: int = 24
@@ -128,6 +131,10 @@ class CorpusConfig:
             values = getattr(self, key)
             if not values or len(set(values)) != len(values):
                 raise InputError(f"`{key}` is {values}; name at least one, each once")
+        for control in self.sequences:
+            kind = CONTROLS.get(control)
+            if kind is not None and kind not in self.sequences:
+                raise InputError(f"`sequences` names {control}, a control of {kind}; name that kind beside it")
 
 
 def domain_slugs(domains: Sequence[str]) -> dict[str, str]:

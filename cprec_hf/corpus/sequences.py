@@ -19,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from cprec_hf.corpus.controls import CONTROLS, KINDS, SHUFFLED_TIME, SHUFFLED_USERS, shuffled_lines
 from cprec_hf.corpus.ragged import offsets_of, ranges
 from cprec_hf.corpus.template import DELIMITER, load_template
 from cprec_hf.corpus.windows import greedy_windows, row_order, run_bounds
@@ -30,6 +31,9 @@ EVENTS = pa.schema(
         ("clock", pa.int64()),  # order across domains; null where unknown
     ]
 )  # fmt: skip
+HANDED = "handed"
+"""One more column of events, where there are documents of shuffled users: whether the event is another user's, handed
+over (`handover.py`). Those are the events of these documents, and of no others."""
 CATALOGUE = pa.schema(
     [("domain", pa.string()), ("item_id", pa.string()), ("title", pa.string()), ("tokens", pa.int32())]
 )
@@ -48,7 +52,7 @@ class SequencePlan:
 
     template_version: str
     kinds: tuple[str, ...]
-    """Of "domain" and "all_domain"."""
+    """Of `controls.KINDS`."""
     window_tokens: int
     header_tokens: Mapping[str | None, int]
     """Tokens before the first item line, the tokenizer's start ids included: by domain, and None for all domains."""
@@ -57,6 +61,8 @@ class SequencePlan:
     catalogue: pa.Table
     """`CATALOGUE`, sorted by (domain, item_id): titles cleaned and cut, tokens those of title + delimiter. It may be a
     part of the whole catalogue, if the events name its rows."""
+    seed: int = 0
+    """Draws the order of shuffled lines."""
 
     @cached_property
     def items(self) -> CatalogueArrays:
@@ -124,10 +130,12 @@ def cpt_sequences(events: pa.Table, plan: SequencePlan) -> pa.Table:
     `domain` documents: a user's events in one domain by (timestamp, item_id). `all_domain` documents: the events of
     users active in at least two domains, across domains by (clock, domain, item_id); events whose clock is unknown
     take no part. Each history is cut greedily into windows of at most `window_tokens` tokens that neither overlap nor
-    split an item; a last window of a single item is left out (nothing can be learnt of what follows what).
+    split an item; a last window of a single item is left out (nothing can be learnt of what follows what). Controls
+    are made as the kind that they are one of, see `controls.py`.
 
     Args:
-        events: `EVENTS`, user_id as text or a dictionary of it; rows in any order, all rows of every user in it.
+        events: `EVENTS`, and `HANDED` for documents of shuffled users; user_id as text or a dictionary of it; rows in
+            any order, all rows of every user in it.
         plan: sizes, kinds and the catalogue.
 
     Returns:
@@ -136,10 +144,13 @@ def cpt_sequences(events: pa.Table, plan: SequencePlan) -> pa.Table:
     Raises:
         InputError: an item line that does not fit beside its header.
     """
-    users, rows = _read(events)
+    users, rows, handed = _read(events)
+    received = rows.take(np.flatnonzero(handed))
+    own = rows.take(np.flatnonzero(~handed)) if len(received.user) else rows
     parts, owners = [], []
-    for kind in sorted(plan.kinds, key=["domain", "all_domain"].index):
-        ordered, bounds, header = (_by_domain if kind == "domain" else _across_domains)(rows, plan.items)
+    for kind in sorted(plan.kinds, key=KINDS.index):
+        in_order = _by_domain if CONTROLS.get(kind, kind) == "domain" else _across_domains
+        ordered, bounds, header = in_order(received if kind == SHUFFLED_USERS else own, plan.items)
         table, owner = _documents(ordered, bounds, header, kind, users, plan)
         parts.append(table)
         owners.append(owner)
@@ -149,8 +160,10 @@ def cpt_sequences(events: pa.Table, plan: SequencePlan) -> pa.Table:
     return documents.combine_chunks()
 
 
-def _read(events: pa.Table) -> tuple[pa.StringArray, _Events]:
-    """The user ids, ascending, and the events as arrays."""
+def _read(events: pa.Table) -> tuple[pa.StringArray, _Events, np.ndarray]:
+    """The user ids, ascending, the events as arrays, and which were handed over."""
+    none = np.zeros(events.num_rows, dtype=bool)
+    handed = events[HANDED].to_numpy() if HANDED in events.column_names else none
     events = events.select(EVENTS.names).combine_chunks()
     ids = events["user_id"].combine_chunks() if events.num_rows else pa.array([], pa.string())
     encoded = ids if pa.types.is_dictionary(ids.type) else ids.dictionary_encode()
@@ -158,13 +171,14 @@ def _read(events: pa.Table) -> tuple[pa.StringArray, _Events]:
     rank = np.empty(len(order), dtype=np.int64)
     rank[order] = np.arange(len(order))
     clock = events["clock"]
-    return encoded.dictionary.take(pa.array(order)).cast(pa.string()), _Events(
+    rows = _Events(
         rank[encoded.indices.to_numpy()],
         events["item"].to_numpy().astype(np.int64),
         events["timestamp"].to_numpy(),
         clock.fill_null(0).to_numpy(),
         clock.is_valid().to_numpy(),
     )
+    return encoded.dictionary.take(pa.array(order)).cast(pa.string()), rows, handed
 
 
 def _by_domain(events: _Events, items: CatalogueArrays) -> tuple[_Events, np.ndarray, np.ndarray]:
@@ -206,11 +220,14 @@ def _documents(
     history = np.searchsorted(bounds, starts, side="right") - 1
     headers, owner = header[history], events.user[starts]
     running = offsets_of(tokens)
-    codes = pa.array(events.item[ranges(starts, ends)])
+    told = ranges(starts, ends)
+    if kind in SHUFFLED_TIME:
+        told = shuffled_lines(starts, ends, events.user, users, kind, plan.seed)
+    codes = pa.array(events.item[told])
     offsets = pa.array(offsets_of(ends - starts).astype(np.int32))
     names = pa.array([*items.domains, None], pa.string())
     columns = {
-        "text": _texts(items, events.item, starts, ends, headers),
+        "text": _texts(items, events.item[told], ends - starts, headers),
         "kind": pa.array([kind], pa.string()).take(pa.array(np.zeros(len(starts), dtype=np.int64))),
         "domain": names.take(pa.array(headers)),
         "user_id": users.take(pa.array(owner)),
@@ -222,17 +239,22 @@ def _documents(
     return pa.table(columns).cast(SEQUENCES), owner
 
 
-def _texts(
-    items: CatalogueArrays, item: np.ndarray, starts: np.ndarray, ends: np.ndarray, headers: np.ndarray
-) -> pa.Array:
-    """Header and lines of each document, as one text. Gathered pieces lie one after another: so do the texts."""
-    offsets = offsets_of(ends - starts + 1)
+def _texts(items: CatalogueArrays, item: np.ndarray, lengths: np.ndarray, headers: np.ndarray) -> pa.Array:
+    """Header and lines of each document, as one text. Gathered pieces lie one after another: so do the texts.
+
+    Args:
+        items: what is gathered.
+        item: the items of all documents, one document's after the other's.
+        lengths: items of each [documents].
+        headers: number of each one's header [documents].
+    """
+    offsets = offsets_of(lengths + 1)
     pieces = np.empty(int(offsets[-1]), dtype=np.int64)
     opens = np.zeros(len(pieces), dtype=bool)
     opens[offsets[:-1]] = True
     pieces[opens] = len(items.item_ids) + headers
-    pieces[~opens] = item[ranges(starts, ends)]
+    pieces[~opens] = item
     gathered = items.pieces.take(pa.array(pieces)) if len(pieces) else items.pieces.slice(0, 0)
     _, ends_of, characters = gathered.buffers()
     bounds = np.frombuffer(ends_of, np.int32)[gathered.offset : gathered.offset + len(gathered) + 1][offsets]
-    return pa.StringArray.from_buffers(len(starts), pa.py_buffer(np.ascontiguousarray(bounds)), characters)
+    return pa.StringArray.from_buffers(len(lengths), pa.py_buffer(np.ascontiguousarray(bounds)), characters)

@@ -65,10 +65,20 @@ class Template:
         """The answer, on a line of its own."""
         return self.line("Yes" if yes else "No")
 
-    def item_document(self, domain: str, title: str, description: str | None = None) -> str:
-        """What an item is, without any behaviour: the text a base model learns a domain's words from."""
-        lines = [f"An item in {_one_line(domain)}:", title] + ([description] if description else [])
-        return "".join(map(self.line, lines))
+    def item_document(
+        self, domain: str, title: str, description: str | None = None, category: str | None = None
+    ) -> str:
+        """What an item is, without any behaviour: the text a base model learns a domain's words from.
+
+        The category's line belongs to version 1 as the description's does: a line that stands where a source has the
+        attribute. A document without it is what it always was, and no prompt or history has either.
+        """
+        opening = self.line(f"An item in {_one_line(domain)}:") + self.line(title)
+        return opening + (self.category(category) if category else "") + (self.line(description) if description else "")
+
+    def category(self, category: str) -> str:
+        """The line of an item document that says what sort of thing it is."""
+        return self.line(f"Category: {category}")
 
 
 def load_template(version: str) -> Template:

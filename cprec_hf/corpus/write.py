@@ -22,8 +22,10 @@ import pyarrow.compute as pc
 
 from cprec_hf.behaviors.account import Step
 from cprec_hf.corpus import examples, sequences
+from cprec_hf.corpus.control_rows import ControlRows
 from cprec_hf.corpus.events import Bucket
 from cprec_hf.corpus.files import SplitWriter
+from cprec_hf.corpus.handover import of_two_domains
 from cprec_hf.corpus.prepare import Frames, Prepared
 from cprec_hf.corpus.splits import Split, cpt_events, cpt_step, keyed_rng
 from cprec_hf.corpus.threads import in_order
@@ -104,7 +106,7 @@ def pretraining_users(parts: Parts, kinds: Iterable[str], *, share: float, seed:
         bucket, events = part.bucket, part.pretraining
         user, domain = events["user_id"].to_numpy(), events["domain"].to_physical().to_numpy()
         known = events["clock"].is_not_null().to_numpy()
-        mixed = _of_two_domains(user, domain, known, len(bucket.users))
+        mixed = of_two_domains(user[known], domain[known], len(bucket.users))
         n_before, n_events = n_before + part.n_before, n_events + len(events)
         unknown += int((~known).sum())
         alone += int((known & ~mixed[user]).sum())
@@ -120,15 +122,6 @@ def pretraining_users(parts: Parts, kinds: Iterable[str], *, share: float, seed:
     held = np.sort(keyed_rng(seed, "cpt validation users").permutation(len(every))[:n_held])
     step = cpt_step(n_before, n_events, parts.split.cuts)
     return PretrainingUsers(n_events, step, every.take(pa.array(held)), unknown, alone)
-
-
-def _of_two_domains(user: np.ndarray, domain: np.ndarray, known: np.ndarray, n_users: int) -> np.ndarray:
-    """Whether each user has events with a clock in two domains or more, bool [users]; rows by (user, domain)."""
-    user, domain = user[known], domain[known]
-    bounds = run_bounds(user)
-    mixed = np.zeros(n_users, dtype=bool)
-    mixed[user[bounds[:-1]]] = domain[bounds[:-1]] != domain[bounds[1:] - 1]
-    return mixed
 
 
 @dataclass(frozen=True)
@@ -172,11 +165,15 @@ def write_rows(
     domains = parts.prepared.domains
     first_item = dict(zip(domains, np.searchsorted(parts.prepared.domain_of, np.arange(len(domains))), strict=True))
 
+    controls = ControlRows(parts, plan, users)
+
     def shards() -> Iterator[Callable[[], Any]]:
-        for part in parts:
-            for shard in user_shards(part.pretraining):
-                table = _table(shard, part.bucket, ["item", "timestamp", "clock"])
-                yield partial(_documents, len(shard), table, plan)
+        for number, part in enumerate(parts):
+            for shard in user_shards(controls.beside(number, part)):
+                handed = [sequences.HANDED] if sequences.HANDED in shard.columns else []
+                table = _table(shard, part.bucket, ["item", "timestamp", "clock", *handed])
+                own = len(shard) - sum(int(shard[name].sum()) for name in handed)
+                yield partial(_documents, own, table, plan, controls)
             for domain, example_plan in example_plans.items():
                 for shard in user_shards(part.downstream.filter(pl.col("domain") == domain)):
                     shard = shard.with_columns(pl.col("item_id") - int(first_item[domain]))
@@ -205,7 +202,7 @@ def write_rows(
                 every = example_plans[domain].train_targets == "every"
                 targets[domain] += rows["train"].num_rows + (0 if every else _n_items(rows["train"]["history"]))
             done(n_events)
-    steps = [_document_step(kind, used[kind], users) for kind in plan.kinds]
+    steps = [controls.step(kind, used[kind]) for kind in plan.kinds]
     steps += [_target_step(at, trained[domain], targets[domain]) for domain, at in example_plans.items()]
     return Written({k: documents[k] for k in plan.kinds}, {k: tokens[k] for k in plan.kinds}, steps)
 
@@ -227,23 +224,14 @@ def _table(shard: pl.DataFrame, bucket: Bucket, columns: list[str]) -> pa.Table:
     return rest.add_column(0, "user_id", ids)
 
 
-def _documents(n_events: int, table: pa.Table, plan: sequences.SequencePlan) -> tuple[int, None, pa.Table]:
-    return n_events, None, sequences.cpt_sequences(table, plan)
+def _documents(
+    n_events: int, table: pa.Table, plan: sequences.SequencePlan, controls: ControlRows
+) -> tuple[int, None, pa.Table]:
+    return n_events, None, controls.without_validation(sequences.cpt_sequences(table, plan))
 
 
 def _examples(n_events: int, table: pa.Table, plan: examples.ExamplePlan) -> tuple[int, str, dict[str, pa.Table]]:
     return n_events, plan.domain, examples.sft_examples(table, plan)
-
-
-def _document_step(kind: str, used: int, users: PretrainingUsers) -> Step:
-    refused = {}
-    if kind == "all_domain":
-        refused = {
-            "order across domains unknown": users.unknown,
-            "user active in one domain only": users.alone,
-        }
-    refused["alone in a window"] = users.events - used - sum(refused.values())
-    return Step(f"events in {kind} documents", users.events, used, refused)
 
 
 def _target_step(plan: examples.ExamplePlan, trained: int, used: int) -> Step:

@@ -21,6 +21,10 @@ _SIZES = (
 _KINDS = {
     "domain": "what one user did in one domain",
     "all_domain": "what one user did in all domains, in the order it was done",
+    "domain_shuffled_time": "a control: the `domain` documents with the lines of each in random order",
+    "all_domain_shuffled_time": "a control: the `all_domain` documents with the lines of each in random order",
+    "all_domain_shuffled_users": "a control: `all_domain` documents of users who do not exist, whose histories in "
+    "different domains are different users'",
     "items": "an item's own text, without any behaviour (config `items`)",
 }
 _LENGTHS = ("median", "p90", "max")

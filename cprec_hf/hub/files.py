@@ -78,6 +78,30 @@ def snapshot(
     return folder
 
 
+def dataset_facts(repo_id: str, revision: str | None = None) -> dict[str, str]:
+    """The commit that a revision of a dataset repo stands for, as `revision`, and, where its card says it, `licence`.
+
+    Raises:
+        InputError: no such repo or revision (told apart), a refused token, or a Hub out of reach.
+    """
+    import httpx2
+    from huggingface_hub import HfApi, constants
+    from huggingface_hub.errors import HFValidationError, OfflineModeIsEnabled
+
+    try:
+        with _said_plainly(repo_id, revision, "dataset"):
+            info = HfApi(endpoint=constants.ENDPOINT).dataset_info(repo_id, revision=revision)
+    except HFValidationError:
+        raise InputError(f"{repo_id!r} is no file here and cannot be a repo id, which looks like user/name") from None
+    except (httpx2.TransportError, OfflineModeIsEnabled):
+        raise InputError(
+            f"{repo_id!r} is not a file here, and the Hub at {constants.ENDPOINT} cannot be reached; check the path, "
+            "or HF_ENDPOINT and the network"
+        ) from None
+    licence = info.card_data.get("license") if info.card_data else None
+    return {"revision": str(info.sha)} | ({"licence": licence} if isinstance(licence, str) else {})
+
+
 def _local_folder(repo_or_folder: str | Path, revision: str | None) -> Path | None:
     """The folder if there is one, None for a repo id; a path that is neither raises."""
     from huggingface_hub.errors import HFValidationError

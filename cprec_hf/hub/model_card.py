@@ -50,6 +50,8 @@ def render_model_card(facts: Mapping[str, Any]) -> str:
     repo_id, domain, licence = facts.get("repo_id"), record["domain"], " and ".join(record.get("licences") or [])
     base, branch = repo_of(record["base"]), facts.get("branch") or "main"
     corpus = record["corpus"] if is_repo_id(record["corpus"]) else "path/to/the/corpus"
+    replayed = (record["schedule"].get("data") or {}).get("replay") or {}
+    read = [name for name in (record["corpus"], replayed.get("dataset")) if is_repo_id(name)]
     index, annealed = model_index(facts), _is_annealed(record)
     body = render(
         "model_cards",
@@ -91,7 +93,7 @@ def render_model_card(facts: Mapping[str, Any]) -> str:
         **(licence_metadata(licence) if licence else {}),
         "tags": ["cprec", "recommendation", "sequential-recommendation", record["stage"]],
         **({"base_model": base} if base else {}),
-        **({"datasets": [record["corpus"]]} if is_repo_id(record["corpus"]) else {}),
+        **({"datasets": read} if read else {}),
         **({"model-index": index} if index else {}),
     }
     return put_together(metadata, body, str(facts.get("free") or ""))

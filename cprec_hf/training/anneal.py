@@ -25,13 +25,8 @@ from cprec_hf.corpus.tokenizer import load_tokenizer
 from cprec_hf.errors import InputError
 from cprec_hf.ranking.loading import load_model
 from cprec_hf.training.arguments import AnnealArguments, parse_stage
-from cprec_hf.training.mixture import (
-    before_anneal,
-    follow_mixture,
-    mixture_of,
-    order_and_draws,
-    training_rows,
-)
+from cprec_hf.training.mixed_rows import order_and_draws, training_rows
+from cprec_hf.training.mixture import before_anneal, follow_mixture, mixture_of
 from cprec_hf.training.stage import (
     item_table,
     make_record,
@@ -74,10 +69,10 @@ def main(argv: Sequence[str] | None = None) -> Path:
         mix = mixture_of(arguments, stage="anneal")
         if arguments.continue_data:
             mix = follow_mixture(mix, trunk_record.schedule.get("data") or {})
-        rows, sizes = training_rows(mix, arguments, encoder, model, training)
+        data = training_rows(mix, arguments, facts, encoder, model, training)
         held_out = validation_groups(arguments, facts, encoder, model, training)
         probe = pretraining_probe(arguments, facts, encoder, training, given)
-        order, draws = order_and_draws(mix, len(rows), sizes, arguments, training, phases)
+        order, draws = order_and_draws(data, arguments, training, phases)
         if arguments.continue_data:
             check_order(trunk_record, order, facts["content_sha256"])
 
@@ -89,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
         trainer = StageTrainer(
             model,
             training,
-            rows,
+            data.rows,
             eval_rows=held_out,
             tokenizer=tokenizer,
             record=record,

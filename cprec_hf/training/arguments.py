@@ -57,10 +57,13 @@ class MixtureArguments(StageArguments):
     """Keys of `cpt` and `anneal`: what is read."""
 
     kinds: list[str] | None = field(
-        default=None, metadata={"help": "Kinds of document to train on (domain, all_domain); all if not given."}
+        default=None,
+        metadata={
+            "help": "Kinds of document to train on; all but controls (cprec_hf/corpus/controls.py) if not given."
+        },
     )
     item_share: float = _field(
-        "Share of the tokens that are item documents: titles and descriptions of all domains, downstream ones too, "
+        "Share of the tokens that are item documents: titles, categories, descriptions of all domains, downstream too, "
         "and no behaviour, so that the words of domains without behaviour are not forgotten.",
         0.0,
     )
@@ -70,6 +73,17 @@ class MixtureArguments(StageArguments):
             "help": "Weights of the kinds of document, `items` among them, as shares of the tokens: "
             "{domain: 1, all_domain: 2}; or those of each phase: {stable: {...}, anneal: {...}}. In place of kinds and "
             "item_share."
+        },
+    )
+    domain_temperature: float | None = _field(
+        "T of `mixture`: a kind's tokens are shared among its domains by their sizes to the power of 1/T; 1 as the "
+        "corpus has them, larger is more even, .inf equal. Not given, a kind's domains are packed and read together."
+    )
+    replay: dict | str | None = field(
+        default=None,
+        metadata={
+            "help": "General text to read beside behaviour, with the weight of `replay` in `mixture`: {dataset: a repo "
+            "or files, tokens: most to take, column, config, split, revision}; see cprec_hf/training/replay.py."
         },
     )
     average_checkpoints: int | None = _field(
@@ -94,6 +108,9 @@ class CptArguments(MixtureArguments):
         default=None, metadata={"help": "Tokens to extend the vocabulary by; they begin as the mean of their pieces."}
     )
     new_token_steps: int = _field("First steps, in which nothing but the new tokens' rows is trained.", 0)
+    token_budget: int | None = _field(
+        "The run's length in tokens, in place of max_steps: it reads exactly so many, whatever kinds of document."
+    )
 
 
 @dataclass(kw_only=True)

@@ -21,9 +21,10 @@ from cprec_hf.command import run_as_command
 from cprec_hf.corpus.encoder import Encoder
 from cprec_hf.training.adapter import new_adapter
 from cprec_hf.training.arguments import CptArguments, parse_stage
-from cprec_hf.training.mixture import mixture_of, order_and_draws, training_rows
+from cprec_hf.training.budget import fix_length
+from cprec_hf.training.mixed_rows import order_and_draws, training_rows
+from cprec_hf.training.mixture import mixture_of
 from cprec_hf.training.stage import (
-    fix_run_length,
     item_table,
     load_start,
     make_record,
@@ -61,14 +62,13 @@ def main(argv: Sequence[str] | None = None) -> Path:
         model, tokenizer = load_start(model_arguments)
         new_ids = extend_vocabulary(model, tokenizer, new_tokens) if new_tokens else []
         encoder = Encoder(tokenizer)
-        mix = mixture_of(arguments)
-        rows, sizes = training_rows(mix, arguments, encoder, model, training)
+        data = training_rows(mixture_of(arguments), arguments, facts, encoder, model, training)
         held_out = validation_groups(arguments, facts, encoder, model, training)
         probe = pretraining_probe(arguments, facts, encoder, training, given)
-        fix_run_length(training, len(rows))
+        fix_length(training, arguments.token_budget, data, given)
         phases = run_phases(training)
 
-        order, draws = order_and_draws(mix, len(rows), sizes, arguments, training, phases)
+        order, draws = order_and_draws(data, arguments, training, phases)
         base, commit = str(model_arguments.model_name_or_path), model_arguments.model_revision
         record = make_record(
             "cpt", arguments, training, facts, phases, tokenizer=tokenizer, base=base, base_revision=commit, data=order
@@ -78,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
         trainer = StageTrainer(
             model,
             training,
-            rows,
+            data.rows,
             eval_rows=held_out,
             tokenizer=tokenizer,
             record=record,
@@ -87,6 +87,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
             probe=probe,
             resume=resume,
             draws=draws,
+            token_budget=arguments.token_budget,
             average=arguments.average_checkpoints,
             peft_config=new_adapter(model_arguments, model),
             callbacks=[NewTokenWarmup(new_ids, arguments.new_token_steps)] if arguments.new_token_steps else [],

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from cprec_hf.corpus.controls import CONTROLS
 from cprec_hf.corpus.encoder import Encoder
 from cprec_hf.corpus.load import load_corpus
 from cprec_hf.corpus.ragged import Ragged
@@ -38,13 +39,25 @@ def document_kinds(corpus: str, revision: str | None) -> list[str]:
     return sorted(pc.unique(corpus_table(corpus, revision, "cpt", "train", ["kind"])["kind"]).to_pylist())
 
 
+def document_domains(corpus: str, revision: str | None, kind: str) -> list[str]:
+    """The domains of the documents of a kind to train on, sorted; none of a kind whose documents are of all domains."""
+    table = corpus_table(corpus, revision, "cpt", "train", ["kind", "domain"])
+    domains = table.filter(pc.equal(table["kind"], kind))["domain"]
+    return sorted(pc.unique(domains.drop_null()).to_pylist())
+
+
 def item_rows(corpus: str, revision: str | None, encoder: Encoder) -> datasets.Dataset:
     """The item documents of all domains: what the items are, without any behaviour."""
     return _document_rows(corpus_table(corpus, revision, "items", "train", ["text"]), encoder)
 
 
 def cpt_rows(
-    corpus: str, revision: str | None, encoder: Encoder, kinds: list[str] | None = None, split: str = "train"
+    corpus: str,
+    revision: str | None,
+    encoder: Encoder,
+    kinds: list[str] | None = None,
+    split: str = "train",
+    domain: str | None = None,
 ) -> datasets.Dataset:
     """The behaviour documents of the pre-training domains.
 
@@ -52,14 +65,20 @@ def cpt_rows(
         corpus: folder or Hub repo.
         revision: of the repo.
         encoder: the model's.
-        kinds: kinds of document to keep; None keeps all.
+        kinds: kinds of document to keep; None keeps all but controls (`corpus/controls.py`), which no run reads that
+            does not name them.
         split: `train` or `validation`.
+        domain: keeps the documents of that domain; None keeps all.
 
     Raises:
         InputError: the split has no document of one of the kinds.
     """
-    table = corpus_table(corpus, revision, "cpt", split, ["text", "kind"])
-    if kinds is not None:
+    table = corpus_table(corpus, revision, "cpt", split, ["text", "kind", *(["domain"] if domain else [])])
+    if domain is not None:
+        table = table.filter(pc.equal(table["domain"], domain))
+    if kinds is None:
+        table = table.filter(pc.invert(pc.is_in(table["kind"], pa.array([*CONTROLS], pa.string()))))
+    else:
         found = pc.unique(table["kind"]).to_pylist()
         missing = [kind for kind in kinds if kind not in found]
         if missing:
@@ -188,6 +207,11 @@ def check_model(model: Any, rows: datasets.Dataset, length: int, column: str = "
             f"{name} has {vocabulary} embeddings, and its tokenizer gives id "
             f"{highest}; the model and the tokenizer do not belong together"
         )
+
+
+def labelled_whole(rows: Ragged) -> datasets.Dataset:
+    """Documents, the loss over all positions."""
+    return _dataset(rows, rows.values, len(rows))
 
 
 def _document_rows(table: pa.Table, encoder: Encoder) -> datasets.Dataset:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -28,6 +29,22 @@ class Draws:
     """Rows of each kind; they lie one kind after another."""
     spans: list[tuple[int, Weights]]
     """Steps of each phase, from the first that is read, and its weights."""
+
+
+def run_order(args: Any, lengths: np.ndarray, draws: Draws | None, start: int = 0, *, continues: bool = False) -> Order:
+    """The order of a run's rows: as one kind, or mixed.
+
+    Args:
+        args: of the run: `max_steps`, seeds, and what a step reads.
+        lengths: tokens of each row, [n_rows].
+        draws: how kinds are mixed; without it rows are read as one kind.
+        start: see `Order`.
+        continues: see `Order`.
+    """
+    seed = args.seed if args.data_seed is None else args.data_seed
+    batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+    run = (lengths, batch, args.max_steps, seed, start)
+    return MixedOrder(*run, continues=continues, draws=draws) if draws else Order(*run, continues=continues)
 
 
 class MixedOrder(Order):

@@ -7,6 +7,13 @@ The numbers are weights, in any scale. Kinds are those of the corpus' documents,
 phase that is not named has the stable phase's weights. Rows are packed kind by kind, so that each row is of one kind,
 and drawn by `MixedOrder`. Without the key, a run reads what the corpus holds as it lies (`data.mixture`); that default,
 and that weights count tokens, is our choice: the paper's text fixes neither.
+
+With `domain_temperature: T` a kind's weight is divided among the domains of its documents, as n^(1/T) of their n
+tokens: as the corpus has them at T = 1, more and more even above. It is the sampling of multilingual pre-training
+(XLM-R, arXiv 1911.02116, and mT5, arXiv 2010.11934, sample languages by n^alpha with alpha = 0.3, T = 3.3; T5, arXiv
+1910.10683, calls it temperature-scaled mixing). A domain's documents are then a kind of their own, `domain/books`,
+packed alone.
+`replay` (`replay.py`) is general text as one more kind.
 """
 
 from __future__ import annotations
@@ -16,15 +23,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import datasets
-
-from cprec_hf.corpus.encoder import Encoder
 from cprec_hf.errors import InputError
 from cprec_hf.training.arguments import MixtureArguments
-from cprec_hf.training.data import cpt_rows, document_kinds, item_rows
-from cprec_hf.training.data import mixture as natural_mixture
+from cprec_hf.training.data import document_kinds
 from cprec_hf.training.mixed_order import Draws, Weights
-from cprec_hf.training.stage import data_order, prepare_rows
+from cprec_hf.training.replay import REPLAY, read_replay
 from cprec_hf.training.wsa import Phases
 
 PHASES = ("warmup", "stable", "anneal")
@@ -41,6 +44,28 @@ class Mixture:
     def kinds(self) -> list[str]:
         """Every kind that some phase reads, sorted."""
         return sorted({kind for weights in self.weights.values() for kind, weight in weights.items() if weight > 0})
+
+    def spread(self, parts: Mapping[str, Mapping[str, int]], temperature: float) -> Mixture:
+        """The mixture with the weight of some kinds divided among their parts, as n^(1/temperature) of their n tokens.
+
+        Args:
+            parts: of those kinds, by name, with their tokens.
+            temperature: above 0; may be infinite.
+        """
+
+        def divided(kind: str, weight: float) -> dict[str, float]:
+            if kind not in parts:
+                return {kind: weight}
+            most = max(parts[kind].values())  # powers of shares, which neither overflow nor vanish
+            sizes = {name: (n / most) ** (1 / temperature) for name, n in parts[kind].items()}
+            return {name: weight * size / sum(sizes.values()) for name, size in sizes.items()}
+
+        return Mixture(
+            {
+                phase: {name: w for kind, weight in weights.items() for name, w in divided(kind, weight).items()}
+                for phase, weights in self.weights.items()
+            }
+        )
 
     def by_phase(self, phases: Phases | None) -> dict[str, Weights]:
         """The weights of each phase that a run has; where the mixture names no stable phase, of those that it names.
@@ -106,68 +131,26 @@ def mixture_of(arguments: MixtureArguments, *, stage: str = "cpt") -> Mixture | 
     """The mixture of a recipe, read against its corpus; None without one.
 
     Raises:
-        InputError: see `read_mixture`; or `kinds` or `item_share` beside it.
+        InputError: see `read_mixture`; `kinds` or `item_share` beside it; `domain_temperature` or `replay` without it;
+            a temperature that is not above 0; `replay` of which the mixture says nothing, or the other way round.
     """
+    temperature, replay = arguments.domain_temperature, read_replay(arguments.replay)
     if arguments.mixture is None:
+        for key, given in (("domain_temperature", temperature), (REPLAY, replay)):
+            if given is not None:
+                raise InputError(f"`{key}` has no place without `mixture`, which gives the kinds their weights")
         return None
+    if temperature is not None and not temperature > 0:
+        raise InputError(f"`domain_temperature` is {temperature}; give a number above 0: 1 leaves domains as they are")
     for key, idle in (("kinds", arguments.kinds is None), ("item_share", not arguments.item_share)):
         if not idle:
             raise InputError(f"`{key}` and `mixture` say the same thing twice; give the weights in `mixture` alone")
     kinds = document_kinds(arguments.corpus, arguments.corpus_revision)
-    return read_mixture(arguments.mixture, [*kinds, ITEMS], stage=stage)
-
-
-def training_rows(
-    mixture: Mixture | None, arguments: MixtureArguments, encoder: Encoder, model: Any, training: Any
-) -> tuple[datasets.Dataset, dict[str, int]]:
-    """What a trunk or an anneal trains on, checked against the model and packed (`prepare_rows`).
-
-    Args:
-        mixture: whose kinds lie one after another, each packed alone; None for the corpus as it lies.
-        arguments: name the corpus, and without a mixture `kinds` and `item_share`.
-        encoder: the model's.
-        model: that will read the rows.
-        training: gives `max_length`, `packing` and the seed.
-
-    Returns:
-        The rows, and how many each kind of the mixture has.
-
-    Raises:
-        InputError: see `prepare_rows`, `cpt_rows` and `mix_in`.
-    """
-    read = (arguments.corpus, arguments.corpus_revision, encoder)
-    if mixture is None:
-        rows = natural_mixture(*read, arguments.kinds, arguments.item_share, training.seed)
-        return prepare_rows(rows, model, training, split_long=True, where=f"{arguments.corpus} cpt/train"), {}
-    parts = {}
-    for kind in mixture.kinds:
-        rows = item_rows(*read) if kind == ITEMS else cpt_rows(*read, [kind])
-        where = f"{arguments.corpus} {'items' if kind == ITEMS else f'cpt/train, {kind}'}"
-        parts[kind] = prepare_rows(rows, model, training, split_long=True, where=where)
-    return datasets.concatenate_datasets([*parts.values()]), {kind: len(rows) for kind, rows in parts.items()}
-
-
-def order_and_draws(
-    mixture: Mixture | None,
-    rows: int,
-    sizes: Mapping[str, int],
-    arguments: MixtureArguments,
-    training: Any,
-    phases: Any,
-) -> tuple[dict[str, Any], Draws | None]:
-    """What is recorded of the order of a run's rows (`data_order`), and how a mixture's rows are drawn in it.
-
-    Of a mixture, rows by kind and the named phases' weights are recorded in place of kinds and item share.
-
-    Raises:
-        InputError: the mixture names a phase that the run does not have.
-    """
-    order = data_order(training, rows, arguments.kinds, arguments.item_share)
-    if mixture is None:
-        return order, None
-    rest = {key: value for key, value in order.items() if key not in ("kinds", "item_share")}
-    weights = {phase: dict(by_kind) for phase, by_kind in mixture.weights.items()}
-    return rest | {"rows": dict(sizes), "mixture": weights}, mixture.draws(sizes, phases, training.max_steps)
+    mixture = read_mixture(arguments.mixture, [*kinds, ITEMS, REPLAY], stage=stage)
+    if (REPLAY in mixture.kinds) != (replay is not None):
+        missing = "no weight in `mixture`" if replay else "a weight in `mixture` and no key that says what to read"
+        raise InputError(f"`replay` has {missing}; give both, or none")
+    return mixture
 
 
 def follow_mixture(mixture: Mixture | None, trunk_data: Mapping[str, Any]) -> Mixture | None:
@@ -198,7 +181,8 @@ def before_anneal(order: Mapping[str, Any]) -> dict[str, Any]:
         return dict(order)
     weights = {phase: by_kind for phase, by_kind in order["mixture"].items() if phase != "anneal"}
     kinds = Mixture(weights).kinds
-    return {**order, "mixture": weights, "rows": {kind: order["rows"].get(kind) for kind in kinds}}
+    kept = {key: value for key, value in order.items() if key != REPLAY or REPLAY in kinds}
+    return {**kept, "mixture": weights, "rows": {kind: order["rows"].get(kind) for kind in kinds}}
 
 
 def _check_weights(weights: Any, kinds: Sequence[str] | None, where: str) -> None:

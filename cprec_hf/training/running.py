@@ -16,7 +16,7 @@ from transformers.trainer_pt_utils import get_model_param_count
 from cprec_hf.corpus.record import ModelRecord
 from cprec_hf.training.averaging import averaged_steps
 from cprec_hf.training.checkpoints import clear_output
-from cprec_hf.training.mixed_order import Draws, MixedOrder
+from cprec_hf.training.mixed_order import Draws, run_order
 from cprec_hf.training.packing import Order
 from cprec_hf.training.partitioned import refuse_checkpoints
 from cprec_hf.training.progress import ProgressLog
@@ -89,10 +89,7 @@ class RunningTrainer(SavingTrainer):
         require_space(args, self._done, existing, parameters)
         begin = start if self._stays else self._done  # elsewhere, its checkpoints come after the one it goes on from
         self.averaged = averaged_steps(args, average, begin=begin, done=self._done)
-        seed = args.seed if args.data_seed is None else args.data_seed
-        batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
-        run = (lengths, batch, args.max_steps, seed, start)
-        self.order = MixedOrder(*run, continues=continues, draws=draws) if draws else Order(*run, continues=continues)
+        self.order = run_order(args, lengths, draws, start, continues=continues)
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
         """The evaluation, and with it the probe, so that early stopping sees both."""
@@ -113,7 +110,7 @@ class RunningTrainer(SavingTrainer):
         self.callback_handler.callbacks.sort(key=lambda c: not isinstance(c, (DefaultFlowCallback, ProgressLog)))
         parameters = get_model_param_count(self.model, trainable_only=True)
         if self.accelerator.is_main_process:
-            n, tokens = len(self.train_dataset), int(self.order.lengths.sum())
+            n, tokens = len(self.order.lengths), int(self.order.lengths.sum())
             print(
                 f"{self.record.stage}  {tokens:,} tokens in {n:,} rows of at most {self.args.max_length}; "
                 f"{self.args.max_steps - self._done:,} steps of {self.order.batch} rows; {parameters:,} parameters to "

@@ -99,8 +99,8 @@ def read_schedule(stage: str, argv: Sequence[str]) -> Schedule:
     """The schedule that a stage would follow.
 
     Raises:
-        InputError: the recipe is wrong, or its schedule cannot be known before the run: it counts epochs, whose steps
-            depend on the corpus, or its rate follows the loss.
+        InputError: the recipe is wrong, or its schedule cannot be known before the run: it counts epochs or tokens,
+            whose steps depend on the corpus, or its rate follows the loss.
     """
     config = trl.DPOConfig if stage == "preference" else trl.SFTConfig
     arguments, training, _, _ = parse_stage(stage, STAGES[stage], argv, config)
@@ -110,9 +110,12 @@ def read_schedule(stage: str, argv: Sequence[str]) -> Schedule:
     elif stage == "cpt":
         be_a_trunk(training)
     if training.max_steps <= 0:
+        budget = getattr(arguments, "token_budget", None)
+        epochs = f"epochs (`num_train_epochs: {training.num_train_epochs:g}`)"
+        counts = epochs if budget is None else f"tokens (`token_budget: {budget}`)"
         raise InputError(
-            f"the recipe counts epochs (`num_train_epochs: {training.num_train_epochs:g}`), and how many steps those "
-            "are depends on the packed corpus; give `--max_steps` to draw the schedule over as many"
+            f"the recipe counts {counts}, and how many steps those are depends on the packed corpus; give "
+            "`--max_steps` to draw the schedule over as many"
         )
     phases = run_phases(training)
     rates = _rates(training)[begin:]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import re
 import shlex
 import sys
@@ -234,6 +235,11 @@ def make_record(
         schedule |= {"warmup_steps": phases.warmup, "stable_steps": phases.stable, "anneal_steps": phases.anneal}
         schedule |= {"anneal_shape": phases.shape, "min_lr_ratio": phases.min_lr_ratio}
         schedule |= {"half_life_steps": phases.half_life} if phases.half_life is not None else {}
+    if (temperature := getattr(arguments, "domain_temperature", None)) is not None:
+        schedule["domain_temperature"] = temperature if math.isfinite(temperature) else "inf"  # JSON has no infinity
+    if (budget := getattr(arguments, "token_budget", None)) is not None:
+        schedule["token_budget"] = budget
+    replayed = [licence] if (licence := ((data or {}).get("replay") or {}).get("licence")) else []
     return ModelRecord.for_corpus(
         facts,
         counts_alike=counts_alike(tokenizer, arguments.corpus, arguments.corpus_revision),
@@ -248,7 +254,7 @@ def make_record(
         tokens=0,
         seed=training.seed,
         parents=parents,
-        licences=[*dict.fromkeys([*licences, facts["about"]["licence"]])],
+        licences=[*dict.fromkeys([*licences, facts["about"]["licence"], *replayed])],
     )
 
 

@@ -17,6 +17,7 @@ from transformers.trainer_pt_utils import get_model_param_count
 
 from cprec_hf.corpus.record import ModelRecord
 from cprec_hf.training.attention import VARLEN, check_attention
+from cprec_hf.training.budget import BudgetedOrder
 from cprec_hf.training.kernels import apply_kernels, choose_head, has_plain_head
 from cprec_hf.training.mixed_order import Draws
 from cprec_hf.training.packing import BlockCollator, refuse_leaks, row_lengths
@@ -44,6 +45,7 @@ class StageTrainer(RunningTrainer, ValidatingTrainer, trl.SFTTrainer):
         probe: measures the model at each evaluation; its metrics get the prefix `eval_`.
         resume: a checkpoint to go on from; its directory may be another run's (an anneal's trunk).
         draws: how rows that lie kind by kind are mixed; without it they are read as one kind.
+        token_budget: how many tokens the run reads, its last rows cut; None for all those of its steps.
         average: how many of the run's last checkpoints the finished model is the mean of; the last step's if None.
         peft_config: trains an adapter instead of the model.
         callbacks: further callbacks.
@@ -71,6 +73,7 @@ class StageTrainer(RunningTrainer, ValidatingTrainer, trl.SFTTrainer):
         probe: Callable[[Any], dict[str, float]] | None = None,
         resume: Path | None = None,
         draws: Draws | None = None,
+        token_budget: int | None = None,
         average: int | None = None,
         peft_config: Any = None,
         callbacks: Sequence[TrainerCallback] = (),
@@ -83,6 +86,9 @@ class StageTrainer(RunningTrainer, ValidatingTrainer, trl.SFTTrainer):
             tokenizer=tokenizer, record=record, items=items, probe=probe, resume=resume, start=start,
             continues=continues, draws=draws, average=average,
         )  # fmt: skip
+        if token_budget is not None:
+            self.order = BudgetedOrder(self.order, token_budget)
+            rows = self.order.with_ending(rows)
         blocks = args.packing and "flash" not in model.config._attn_implementation
         if blocks:
             (check_attention if weights_are_partial(args) else refuse_leaks)(unwrapped(model))

@@ -18,6 +18,7 @@ from tqdm import tqdm
 from transformers import Trainer
 from transformers.trainer_utils import EvalLoopOutput
 
+from cprec_hf.corpus.controls import CONTROLS
 from cprec_hf.corpus.encoder import Encoder
 from cprec_hf.errors import InputError
 from cprec_hf.training.arguments import MixtureArguments
@@ -95,6 +96,8 @@ def validation_groups(
     if training.eval_strategy == "no":
         return None
     corpus, revision, kinds = arguments.corpus, arguments.corpus_revision, arguments.kinds
+    if kinds is not None:  # a control is measured on what it is a control of: what people did
+        kinds = sorted({CONTROLS.get(kind, kind) for kind in kinds})
     rows = cpt_rows(corpus, revision, encoder, kinds, "validation")
     table = corpus_table(corpus, revision, "cpt", "validation", ["kind", "domain"])
     if kinds is not None:

@@ -14,6 +14,9 @@ def test_wording_of_version_1() -> None:
     assert TEMPLATE.item_document("Books", "Dune") == "An item in Books:\nDune\n"
     assert TEMPLATE.item_document("Books", "Dune", "Sand.") == "An item in Books:\nDune\nSand.\n"
     assert TEMPLATE.item_document("Books", "Dune", "") == "An item in Books:\nDune\n"
+    full = TEMPLATE.item_document("Books", "Dune", "Sand.", "Novels > Space")
+    assert full == "An item in Books:\nDune\nCategory: Novels > Space\nSand.\n"
+    assert TEMPLATE.item_document("Books", "Dune", category="") == "An item in Books:\nDune\n"
     assert TEMPLATE.question() + TEMPLATE.line("Dune") == "Does the user choose this next?\nDune\n"
     assert [TEMPLATE.answer(yes) for yes in (True, False)] == ["Yes\n", "No\n"]
 

@@ -144,6 +144,7 @@ def test_what_cannot_be_drawn(flags, tmp_path):
     refused("needs the path of a PNG to write, not", png="s.jpg")
     with pytest.raises(InputError, match=r"needs the path of a PNG to write$"):
         schedule_plot.main("cpt", [*flags("out"), "--plot-schedule"])
+    refused(r"counts tokens \(`token_budget: 9`\).*give `--max_steps`", max_steps=None, token_budget=9)
     refused(r"counts epochs \(`num_train_epochs: 2`\).*give `--max_steps`", max_steps=None, num_train_epochs=2)
     refused("follows the loss", lr_scheduler_type="greedy", eval_strategy="steps", eval_steps=1)
     refused("do not fit in a run of 4 steps", warmup_steps=3, lr_scheduler_kwargs={"num_anneal_steps": 2})

@@ -1,0 +1,89 @@
+"""What controls add to the writing of documents: the events they read, the users they leave out, and their account."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from cprec_hf.behaviors.account import Step
+from cprec_hf.corpus.controls import CONTROLS, SHUFFLED_USERS
+from cprec_hf.corpus.handover import hand_over, of_two_domains
+from cprec_hf.corpus.sequences import HANDED, SequencePlan
+from cprec_hf.corpus.splits import cpt_events
+
+if TYPE_CHECKING:
+    from cprec_hf.corpus.write import Part, Parts, PretrainingUsers
+
+
+class ControlRows:
+    """The events of a corpus' controls.
+
+    Args:
+        parts: of all events; gone through twice where users are shuffled.
+        plan: of the documents.
+        users: of the pre-training events.
+    """
+
+    def __init__(self, parts: Parts, plan: SequencePlan, users: PretrainingUsers) -> None:
+        self.plan, self.users, self.cuts = plan, users, parts.split.cuts
+        self.kinds = [kind for kind in plan.kinds if kind in CONTROLS]
+        self.held, self.late = Counter[str](), 0
+        self.handed = None
+        if SHUFFLED_USERS in self.kinds:
+            folder = parts.prepared.store.folder / "handed"
+            self.handed = hand_over(parts, parts.prepared.domains, users.held, folder, plan.seed)
+
+    def beside(self, number: int, part: Part) -> pl.DataFrame:
+        """The events of a bucket for all kinds of document, sorted by user: its own, and those handed to its users.
+
+        What comes at or after the receiver's own validation event is left out, as it is of all that stands under the
+        receiver's id; where clocks are no times, those of two users cannot be compared.
+        """
+        own = part.pretraining
+        if self.kinds:
+            self._count_held(part)
+        if self.handed is None:
+            return own
+        received = self.handed.of(number)
+        if self.plan.times_known:
+            n_before = len(received)
+            received = cpt_events(received, part.downstream, self.cuts)
+            self.late += n_before - len(received)
+        columns = ["user_id", "item_id", "timestamp", "clock"]
+        both = [frame.select(*columns, pl.lit(i > 0).alias(HANDED)) for i, frame in enumerate((own, received))]
+        return pl.concat(both, how="vertical_relaxed").sort("user_id", maintain_order=True)
+
+    def without_validation(self, documents: pa.Table) -> pa.Table:
+        """The documents, controls of validation users left out."""
+        if not self.kinds:
+            return documents
+        control = pc.is_in(documents["kind"], pa.array(self.kinds, pa.string()))
+        return documents.filter(pc.invert(pc.and_(control, pc.is_in(documents["user_id"], self.users.held))))
+
+    def step(self, kind: str, used: int) -> Step:
+        """What became of the events in the documents of a kind, once all are written."""
+        refused, like, users = {}, CONTROLS.get(kind, kind), self.users
+        if like == "all_domain":
+            refused = {
+                "order across domains unknown": users.unknown,
+                "user active in one domain only": users.alone,
+            }
+        if kind in CONTROLS:
+            refused["of a validation user"] = self.held[like]
+        if kind == SHUFFLED_USERS and self.late:
+            refused["at or after the receiver's validation event"] = self.late
+        refused["alone in a window"] = users.events - used - sum(refused.values())
+        return Step(f"events in {kind} documents", users.events, used, refused)
+
+    def _count_held(self, part: Part) -> None:
+        events, users = part.pretraining, part.bucket.users
+        held = pc.is_in(users, self.users.held).to_numpy(zero_copy_only=False)
+        user, domain = events["user_id"].to_numpy(), events["domain"].to_physical().to_numpy()
+        known = events["clock"].is_not_null().to_numpy()
+        mixed = of_two_domains(user[known], domain[known], len(users))
+        self.held["domain"] += int(held[user].sum())
+        self.held["all_domain"] += int((held & mixed)[user[known]].sum())
