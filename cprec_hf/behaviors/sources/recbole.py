@@ -49,20 +49,19 @@ class RecboleConfig:
         """Raise `InputError` for a mapped column the schema does not have."""
         check_keys(self.columns, {*INTERACTIONS, *ITEMS} - {"domain"}, "`columns`")
 
+    def read(self, where: str) -> Behaviors:
+        """Read the atomic files; `where` names the recipe in error messages.
 
-def read_recbole(config: RecboleConfig, where: str) -> Behaviors:
-    """Read the atomic files of `config`; `where` names the recipe in error messages.
-
-    Raises:
-        InputError: a missing file or column, an unreadable file, and what `intake.take_in` finds.
-    """
-    inter, item = _only_file(config.folder, "inter", where), _only_file(config.folder, "item", where)
-    return take_in(
-        _table(inter, ["user_id", "item_id", "timestamp"], ["rating"], config, where),
-        _table(item, ["item_id", "title"], [], config, where),
-        About(config.name or inter.stem, config.licence, config.citation, "time", config.redistributable),
-        unit=config.timestamp_unit,
-    )
+        Raises:
+            InputError: a missing file or column, an unreadable file, and what `intake.take_in` finds.
+        """
+        inter, item = _only_file(self.folder, "inter", where), _only_file(self.folder, "item", where)
+        return take_in(
+            _table(inter, ["user_id", "item_id", "timestamp"], ["rating"], self, where),
+            _table(item, ["item_id", "title"], [], self, where),
+            About(self.name or inter.stem, self.licence, self.citation, "time", self.redistributable),
+            unit=self.timestamp_unit,
+        )
 
 
 def _only_file(folder: str, suffix: str, where: str) -> Path:

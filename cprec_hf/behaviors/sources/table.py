@@ -69,24 +69,23 @@ class TableConfig:
         if self.domains is not None and not self.domains:
             raise InputError("`domains` is an empty list; leave it out to take all domains")
 
+    def read(self, where: str) -> Behaviors:
+        """Read the two tables; `where` names the recipe in error messages.
 
-def read_table(config: TableConfig, where: str) -> Behaviors:
-    """Read the two tables of `config`; `where` names the recipe in error messages.
-
-    Raises:
-        InputError: a missing file or column, an unreadable file, and what `intake.take_in` finds.
-    """
-    interactions, items = find_files(config.interactions, where), find_files(config.items, where)
-    wanted = {name: config.columns.get(name, name) for name in ("user_id", "item_id", "domain", "timestamp")}
-    wanted |= {name: config.columns[name] for name in OPTIONAL if name in config.columns}
-    wanted_items = {name: config.columns.get(name, name) for name in ITEMS} | config.item_columns
-    return take_in(
-        _table(interactions, wanted, config, where, OPTIONAL),
-        _table(items, wanted_items, config, where, ()),
-        About(config.name, config.licence, config.citation, config.order, config.redistributable),
-        unit=config.timestamp_unit,
-        domains=config.domains,
-    )
+        Raises:
+            InputError: a missing file or column, an unreadable file, and what `intake.take_in` finds.
+        """
+        interactions, items = find_files(self.interactions, where), find_files(self.items, where)
+        wanted = {name: self.columns.get(name, name) for name in ("user_id", "item_id", "domain", "timestamp")}
+        wanted |= {name: self.columns[name] for name in OPTIONAL if name in self.columns}
+        wanted_items = {name: self.columns.get(name, name) for name in ITEMS} | self.item_columns
+        return take_in(
+            _table(interactions, wanted, self, where, OPTIONAL),
+            _table(items, wanted_items, self, where, ()),
+            About(self.name, self.licence, self.citation, self.order, self.redistributable),
+            unit=self.timestamp_unit,
+            domains=self.domains,
+        )
 
 
 def _table(
