@@ -19,9 +19,15 @@ if TYPE_CHECKING:
     from cprec_hf.behaviors.schema import Behaviors
 
 KINDS = {
+    "goodreads": "cprec_hf.behaviors.sources.goodreads:GoodreadsConfig",
     "marketplace": "cprec_hf.behaviors.marketplace:MarketplaceConfig",
+    "microlens": "cprec_hf.behaviors.sources.microlens:MicrolensConfig",
+    "movielens": "cprec_hf.behaviors.sources.movielens:MovielensConfig",
+    "ninerec": "cprec_hf.behaviors.sources.ninerec:NinerecConfig",
     "recbole": "cprec_hf.behaviors.sources.recbole:RecboleConfig",
+    "steam": "cprec_hf.behaviors.sources.steam:SteamConfig",
     "table": "cprec_hf.behaviors.sources.table:TableConfig",
+    "yelp": "cprec_hf.behaviors.sources.yelp:YelpConfig",
 }
 """Kind -> the class that reads it, as MODULE:CLASS; imported when a recipe names it."""
 

@@ -98,9 +98,9 @@ def find_files(given: str | list[str], where: str) -> tuple[Path, ...]:
     """
     paths: list[Path] = []
     for one in [given] if isinstance(given, str) else given:
-        expanded = _expanded(one, where)
-        found = _on_the_hub(expanded, where) if expanded.startswith("hf://") else _here(expanded)
+        found = matching(one, where)
         if not found:
+            expanded = _expanded(one, where)
             hint = f"; it is a folder: name its files, e.g. {one}/*.parquet" if Path(expanded).is_dir() else ""
             raise InputError(f"{where}: no file {expanded}" + (hint or ("" if expanded == one else f" (from {one})")))
         paths += found
@@ -110,6 +110,12 @@ def find_files(given: str | list[str], where: str) -> tuple[Path, ...]:
         if _kind(path) not in READERS:
             raise InputError(f"{where}: {path} is of no kind that is read here; they end in {', '.join(READERS)}")
     return tuple(paths)
+
+
+def matching(path: str, where: str) -> list[Path]:
+    """The files, of any kind, that one path, glob or `hf://` path stands for (see `find_files`), sorted; maybe none."""
+    expanded = _expanded(path, where)
+    return _on_the_hub(expanded, where) if expanded.startswith("hf://") else _here(expanded)
 
 
 def columns_of(path: Path) -> list[str]:
@@ -185,7 +191,7 @@ def _on_the_hub(path: str, where: str) -> list[Path]:
 def _first_bad_line(path: Path) -> str | None:
     """What is wrong with the first bad line of a text file; reads line by line, and only once reading has failed."""
     kind = _kind(path)
-    if kind == ".parquet" or not path.is_file():
+    if kind not in READERS or kind == ".parquet" or not path.is_file():
         return None
     with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
         if kind in (".jsonl", ".ndjson"):
