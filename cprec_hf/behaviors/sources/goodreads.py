@@ -5,10 +5,10 @@
       folder: ${CPREC_GOODREADS}
       genres: {Poetry: poetry, Comics: comics_graphic}     # without: the whole graph, one domain, Books
 
-With times, `goodreads_interactions_dedup.json.gz` and `goodreads_books.json.gz`; or by genre, each a domain, users shared
-across them, `goodreads_interactions_GENRE.json.gz` and `goodreads_books_GENRE.json.gz`. An event is a book put on a
-shelf, at `date_added`, read by now or not; a rating of 0 is none. Where `goodreads_book_genres_initial.json.gz` lies
-beside them, a book's genres become `category`.
+With times, `goodreads_interactions_dedup.json.gz` and `goodreads_books.json.gz`; or by genre, each a domain, users
+shared across them, `goodreads_interactions_GENRE.json.gz` and `goodreads_books_GENRE.json.gz`. An event is a book put
+on a shelf, at `date_added`, read by now or not; a rating of 0 is none. Where `goodreads_book_genres_initial.json.gz`
+lies beside them, a book's genres become `category`.
 
 `goodreads_interactions.csv` (with `book_id_map.csv` and `user_id_map.csv`) has no times, and its publishers do not say
 how a user's rows are ordered: it is read only if `csv_order` says so.
@@ -31,7 +31,7 @@ from cprec_hf.errors import InputError
 
 TIMED = ["goodreads_interactions_{}.json*", "goodreads_books{}.json*"]
 CSV = ["goodreads_interactions.csv", "goodreads_books.json*", "book_id_map.csv", "user_id_map.csv"]
-CSV_COLUMNS = ["user", "book", "is_read", "rating", "is_reviewed"]
+CSV_COLUMNS = ["user_id", "book_id", "is_read", "rating", "is_reviewed"]
 DATE = "%a %b %d %H:%M:%S %z %Y"
 
 
@@ -57,11 +57,12 @@ class GoodreadsConfig:
         Raises:
             InputError: a missing or unreadable file, and what `intake.take_in` finds.
         """
+        domains: dict[Path, str] = {}
+        maps: list[Path] = []
         if self.csv_order:
-            _, (events, books, *maps) = layout(self.folder, {"CSV": CSV}, where)
-            domains, read = {events: "Books", books: "Books"}, partial(_from_csv, *maps, self.csv_order)
+            (events, books, *maps) = layout(self.folder, {"CSV": CSV}, where)[1]
+            domains = {events: "Books", books: "Books"}
         else:
-            domains, read = {}, _from_json
             for domain, genre in (self.genres or {"Books": ""}).items():
                 patterns = [TIMED[0].format(genre or "dedup"), TIMED[1].format(f"_{genre}" if genre else "")]
                 domains |= dict.fromkeys(layout(self.folder, {domain: patterns}, where)[1], domain)
@@ -72,8 +73,14 @@ class GoodreadsConfig:
             "position" if self.csv_order else "time",
         )  # fmt: skip
         named = {"user_id": "user_id", "item_id": "book_id", "timestamp": "date_added", "rating": "rating"}
+        named |= {"domain": "genre"}
+
+        def read_events(path: Path) -> pl.LazyFrame:
+            rows = _from_csv(path, *maps, newest_first=self.csv_order == "newest_first") if maps else _from_json(path)
+            return _events(rows, domains[path])
+
         return take_in(
-            Prepared(paths[::2], named, read=lambda path: _events(read(path), domains[path])),
+            Prepared(paths[::2], named, read=read_events),
             Prepared(paths[1::2], {"item_id": "book_id", "title": "title"}, read=partial(_books, domains, genres_of)),
             about,
             unit="s" if self.csv_order else "iso",
@@ -91,12 +98,15 @@ def _from_json(path: Path) -> pl.LazyFrame:
     return rows.select("user_id", "rating", item_id="book_id", timestamp=pl.coalesce(added, "date_added"))
 
 
-def _from_csv(books: Path, users: Path, order: str, path: Path) -> pl.LazyFrame:
+def _from_csv(path: Path, books: Path, users: Path, *, newest_first: bool) -> pl.LazyFrame:
     row = pl.int_range(pl.len(), dtype=pl.Int64)
-    rows = csv_rows(path, CSV_COLUMNS).with_columns(timestamp=row if order == "oldest_first" else pl.len() - 1 - row)
-    rows = rows.join(csv_rows(books, ["book", "item_id"]), on="book", how="left", maintain_order="left")
-    rows = rows.join(csv_rows(users, ["user", "user_id"]), on="user", how="left", maintain_order="left")
-    return rows.select("user_id", "item_id", "rating", "timestamp")
+    rows = csv_rows(path, CSV_COLUMNS).select(
+        "rating", user_id_csv="user_id", book_id_csv="book_id",
+        timestamp=pl.len() - 1 - row if newest_first else row,
+    )  # fmt: skip
+    for number, name, ids in [("book_id_csv", "book_id", books), ("user_id_csv", "user_id", users)]:
+        rows = rows.join(csv_rows(ids, [number, name]), on=number, how="left", maintain_order="left")
+    return rows.select("user_id", "rating", "timestamp", item_id="book_id")
 
 
 def _books(domains: dict[Path, str], genres_of: Path | None, path: Path) -> pl.LazyFrame:

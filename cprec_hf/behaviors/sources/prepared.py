@@ -77,7 +77,9 @@ def lines_of_any_encoding(path: Path) -> pl.LazyFrame:
 
 def csv_rows(path: Path, columns: list[str]) -> pl.LazyFrame:
     """The rows of a CSV file whose fields are `columns`, as text, with or without a header line that names them."""
-    rows = pl.scan_csv(path, has_header=False, new_columns=columns, infer_schema=False, encoding="utf8-lossy", glob=False)
+    rows = pl.scan_csv(
+        path, has_header=False, new_columns=columns, infer_schema=False, encoding="utf8-lossy", glob=False
+    )
     header = pl.all_horizontal(pl.col(name) == name for name in columns)
     return rows.filter(~header.fill_null(False))
 
@@ -95,4 +97,4 @@ def histories_as_events(path: Path) -> pl.LazyFrame:
     words = pl.col("line").str.extract_all(r"\S+")
     users = lines(path).select(user_id=words.list.first(), item_id=words.list.slice(1))
     events = users.with_columns(timestamp=pl.int_ranges(pl.col("item_id").list.len().cast(pl.Int64)))
-    return events.explode("item_id", "timestamp")
+    return events.explode("item_id", "timestamp", empty_as_null=True)

@@ -4,7 +4,7 @@
       kind: yelp
       folder: ${CPREC_YELP}       # yelp_academic_dataset_review.json and yelp_academic_dataset_business.json
 
-A review is an event; its stars are the rating. A business's title is its `name`, and its `categories` are its `category`.
+A review is an event; its stars are the rating. A business's title is its `name`; its `categories` are `category`.
 """
 
 from __future__ import annotations

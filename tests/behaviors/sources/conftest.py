@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, timezone
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -24,9 +24,9 @@ class World:
             one that no catalogue has.
     """
 
-    titles = {"1": "Toy Story &amp; co", "2": 'The "American" President, again', "3": "Café ½", "4": ""}
-    cleaned = {"1": "Toy Story & co", "2": 'The "American" President, again', "3": "Café ½"}
-    genres = {"1": ["Animation", "Comedy"], "2": ["Drama"], "3": [], "4": ["Drama"]}
+    titles: ClassVar = {"1": "Toy Story &amp; co", "2": 'The "American" President, again', "3": "Café ½", "4": ""}
+    cleaned: ClassVar = {"1": "Toy Story & co", "2": 'The "American" President, again', "3": "Café ½"}
+    genres: ClassVar = {"1": ["Animation", "Comedy"], "2": ["Drama"], "3": [], "4": ["Drama"]}
     events = (
         ("10", "1", START, 5), ("10", "3", START + DAY, 4), ("10", "2", START + 3 * DAY, 3),
         ("20", "2", START, 2), ("20", "1", START + 2 * DAY, 1),

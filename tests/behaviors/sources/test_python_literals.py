@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from cprec_hf.behaviors.sources.python_literals import list_field, text_field
 
-HARD = ["'title': 'fake'", '", "title": "', "\\", "\\'", "}", "]", "[", "u'x'", "a's \"b\"", "\\x41", "\t\n\r", ""]
+HARD = ["'title': 'fake'", '", "title": "', "\\", "\\'", "}", "]", "[", "u'x'", 'a\'s "b"', "\\x41", "\t\n\r", ""]
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12) | st.sampled_from(HARD)
 LISTS = st.lists(TEXT, max_size=3) | st.lists(st.lists(TEXT, max_size=3), max_size=3)
 LINES = st.dictionaries(
