@@ -1,0 +1,74 @@
+"""Your own logs as datasets of the Hub, named by config and split."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cprec_hf.behaviors import read_source
+from cprec_hf.errors import InputError
+
+EVENTS = "buyer,sku,bought_at\nu1,007,1600000000\nu2,b,1600000100\n"
+ITEMS = '{"sku": "007", "name": "Dune"}\n{"sku": "b", "name": "Emma"}\n'
+CARD = """---
+configs:
+- {config_name: purchases, data_files: [{split: train, path: 2023/*.csv}, {split: test, path: 2024/*.csv}]}
+- {config_name: products, data_files: [{split: train, path: products.jsonl}]}
+---
+"""
+KEYS = {"licence": "proprietary", "citation": "none", "name": "shop", "domain": "Books"}
+COLUMNS = {"user_id": "buyer", "item_id": "sku", "timestamp": "bought_at", "title": "name"}
+
+
+@pytest.fixture
+def repo(tmp_path: Path) -> Path:
+    folder = tmp_path / "repo"
+    for name, text in {
+        "2023/a.csv": EVENTS, "2024/b.csv": EVENTS.replace("16", "17"), "products.jsonl": ITEMS, "README.md": CARD,
+    }.items():  # fmt: skip
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    return folder
+
+
+def test_configs_and_splits_of_a_hub_dataset(repo: Path, hub_machine: Any) -> None:
+    name, first = hub_machine.push(repo, "logs", "dataset")
+    (repo / "2023" / "a.csv").write_text(EVENTS.replace("u1", "u9"))
+    hub_machine.push(repo, "logs", "dataset")
+    code = """
+        import json, sys
+        from cprec_hf.behaviors import read_source
+        from cprec_hf.errors import InputError
+
+        keys, name, first = json.loads(sys.argv[1]), *sys.argv[2:]
+        events = {"dataset": name, "config": "purchases"}
+        found = []
+        for more in ({}, {"split": "test"}, {"revision": first}, {"split": "tset"}, {"config": "purchase"},
+                     {"dataset": name + "x"}, {"revision": "v9"}):
+            try:
+                source = {"kind": "table", **keys, "interactions": events | more,
+                          "items": {"dataset": name, "config": "products"}}
+                rows = read_source(source, "r.yaml").validate().interactions.collect()
+                found.append(sorted(rows.select("user_id", "item_id", "timestamp").rows()))
+            except InputError as error:
+                found.append(str(error))
+        print(json.dumps(found))
+    """
+    import json
+
+    found = hub_machine.run(code, json.dumps(KEYS | {"columns": COLUMNS}), name, first)
+    assert found[0] == [["u2", "b", 1_600_000_100], ["u9", "007", 1_600_000_000]]
+    assert found[1] == [["u1", "007", 1_700_000_000], ["u2", "b", 1_700_000_100]]
+    assert found[2] == [["u1", "007", 1_600_000_000], ["u2", "b", 1_600_000_100]]
+    assert found[3] == f"r.yaml: dataset {name} has no split 'tset'; it has train, test"
+    assert "purchase" in found[4] and "products" in found[4]
+    assert "doesn't exist on the Hub" in found[5] and "Revision 'v9' doesn't exist" in found[6]
+
+
+def test_a_folder_laid_out_as_a_dataset_repo(repo: Path) -> None:
+    source = {"kind": "table", **KEYS, "columns": COLUMNS, "items": {"dataset": str(repo), "config": "products"}}
+    events = {"dataset": str(repo), "config": "purchases", "split": "test"}
+    behaviors = read_source(source | {"interactions": events}, "r.yaml").validate()
+    assert sorted(behaviors.interactions.collect()["timestamp"]) == [1_700_000_000, 1_700_000_100]
+    with pytest.raises(InputError, match=r"r\.yaml: `interactions`: unknown key `splt`; did you mean `split`"):
+        read_source(source | {"interactions": events | {"splt": "test"}}, "r.yaml")
