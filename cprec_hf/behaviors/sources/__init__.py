@@ -56,10 +56,15 @@ def read_source(mapping: Mapping[str, Any], where: str) -> Behaviors:
     Raises:
         InputError: unknown kind or key (with the nearest valid one), missing key, or anything the reader refuses.
     """
+    return source_config(mapping, where).read(where)
+
+
+def source_config(mapping: Mapping[str, Any], where: str) -> Source:
+    """What a recipe says of its source, checked, before any file is looked for (see `read_source`)."""
     if "kind" not in mapping:
         raise InputError(f"{where}: missing key `kind`; choose one of {', '.join(KINDS)}")
     rest = {key: value for key, value in mapping.items() if key != "kind"}
-    return from_mapping(rest, _class(str(mapping["kind"]), where), where).read(where)
+    return from_mapping(rest, _class(str(mapping["kind"]), where), where)
 
 
 def _class(kind: str, where: str) -> type[Source]:
