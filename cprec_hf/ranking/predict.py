@@ -205,7 +205,7 @@ def _histories(config: PredictConfig) -> Histories:
     return Histories.find(config.input, config.columns, "`input`")
 
 
-def _names(paths: Sequence[Path]) -> list[str]:
+def _names(paths: Sequence[SourceFile]) -> list[str]:
     """Names of files, numbered where two folders hold the same one."""
     names = [path.name for path in paths]
     return [name if names.count(name) == 1 else f"{i}: {name}" for i, name in enumerate(names)]

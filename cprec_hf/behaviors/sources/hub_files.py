@@ -15,14 +15,16 @@ are huggingface_hub's own (`HF_ENDPOINT`, `HF_TOKEN`, `HF_HOME`).
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING
 
 import polars as pl
 
+from cprec_hf.behaviors.sources.batches import scan_batches
 from cprec_hf.errors import InputError
 from cprec_hf.hub.files import hub_said_plainly, snapshot
 
@@ -56,7 +58,7 @@ class HubFile:
         """What its name ends in, with the dot."""
         return PurePosixPath(self.path).suffix
 
-    def open(self, mode: str = "rb") -> IO[bytes]:
+    def open(self, mode: str = "rb") -> io.BufferedIOBase:
         """The file's bytes; every read fetches a range, and a little ahead."""
         from huggingface_hub import HfFileSystem
 
@@ -65,27 +67,16 @@ class HubFile:
 
     def scan_parquet(self) -> pl.LazyFrame:
         """Its rows, lazily: only the columns and row groups a query needs are fetched."""
-        from polars.io.plugins import register_io_source
-
         with self.open() as file:
             schema = pl.from_arrow(_parquet(file).schema_arrow.empty_table()).schema  # type: ignore[union-attr]
 
-        def batches(
-            wanted: list[str] | None, predicate: pl.Expr | None, n_rows: int | None, batch_size: int | None
-        ) -> Iterator[pl.DataFrame]:
+        def read(names: list[str]) -> Iterator[pl.DataFrame]:
             with self.open() as file:
                 parquet = _parquet(file)
                 for group in range(parquet.num_row_groups):
-                    if n_rows == 0:
-                        return
-                    frame = pl.DataFrame(pl.from_arrow(parquet.read_row_group(group, columns=wanted)))
-                    frame = frame.select(wanted or schema.names())
-                    if n_rows is not None:
-                        frame = frame.head(n_rows)
-                        n_rows -= frame.height
-                    yield frame if predicate is None else frame.filter(predicate)
+                    yield pl.DataFrame(pl.from_arrow(parquet.read_row_group(group, columns=names)))
 
-        return register_io_source(batches, schema=schema)
+        return scan_batches(read, schema)
 
     def __str__(self) -> str:
         return f"hf://datasets/{self.repo}@{self.commit}/{self.path}"
@@ -120,7 +111,7 @@ def find_on_the_hub(path: str, where: str) -> list[Path | HubFile]:
     return [HubFile(repo, commit, name) if name.endswith(".parquet") else folder / name for name in names]
 
 
-def _parquet(file: IO[bytes]) -> pq.ParquetFile:
+def _parquet(file: io.BufferedIOBase) -> pq.ParquetFile:
     import pyarrow.parquet as pq
 
     return pq.ParquetFile(file, pre_buffer=True)

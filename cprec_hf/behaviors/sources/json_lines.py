@@ -20,8 +20,8 @@ from typing import IO, Any
 
 import polars as pl
 from isal import igzip, igzip_threaded
-from polars.io.plugins import register_io_source
 
+from cprec_hf.behaviors.sources.batches import scan_batches
 from cprec_hf.behaviors.sources.literal_lines import as_json
 
 SUFFIXES = (".jsonl", ".ndjson", ".json")
@@ -38,27 +38,16 @@ def scan_json_lines(path: Path, columns: list[str]) -> pl.LazyFrame:
 
     `DAMAGED` is null but in the row of a last line that was cut off, where all else is null.
     """
-    schema = dict.fromkeys([*columns, DAMAGED], pl.String)
+    schema = pl.Schema(dict.fromkeys([*columns, DAMAGED], pl.String()))
 
-    def batches(
-        wanted: list[str] | None, predicate: pl.Expr | None, n_rows: int | None, batch_size: int | None
-    ) -> Iterator[pl.DataFrame]:
-        names = list(schema) if wanted is None else wanted
-        keys = [name for name in names if name != DAMAGED]
+    def read(names: list[str]) -> Iterator[pl.DataFrame]:
         for block, reason in _blocks(path):
             if reason is None:
-                frame = _rows(block, keys).with_columns(pl.lit(None, pl.String).alias(DAMAGED))
+                yield _rows(block, [name for name in names if name != DAMAGED])
             else:
-                frame = pl.DataFrame({key: [reason if key == DAMAGED else None] for key in schema}, schema)
-            frame = frame.select(names)
-            if n_rows is not None:
-                frame = frame.head(n_rows)
-                n_rows -= frame.height
-            yield frame if predicate is None else frame.filter(predicate)
-            if n_rows == 0:
-                return
+                yield pl.DataFrame({name: [reason if name == DAMAGED else None] for name in schema}, schema)
 
-    return register_io_source(batches, schema=schema)
+    return scan_batches(read, schema)
 
 
 def keys_of(path: Path) -> list[str]:
@@ -97,8 +86,8 @@ def first_bad_line(path: Path) -> str | None:
 
 
 def _rows(block: bytes, keys: list[str]) -> pl.DataFrame:
-    """The keys of all rows of a block; only they are made, the rest is skipped as it is parsed."""
-    return pl.read_ndjson(_as_json(block), schema=dict.fromkeys(keys or [""], pl.String))
+    """The keys of all rows of a block, and `DAMAGED`; only they are made, the rest is skipped as it is parsed."""
+    return pl.read_ndjson(_as_json(block), schema=dict.fromkeys([*keys, DAMAGED], pl.String))
 
 
 def _as_json(block: bytes) -> bytes:

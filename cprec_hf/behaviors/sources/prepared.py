@@ -8,7 +8,8 @@ from pathlib import Path
 
 import polars as pl
 
-from cprec_hf.behaviors.sources.files import Table, matching
+from cprec_hf.behaviors.sources.files import SourceFile, Table, kind_of, matching
+from cprec_hf.behaviors.sources.json_lines import DAMAGED, SUFFIXES, scan_json_lines
 from cprec_hf.errors import InputError
 
 
@@ -17,19 +18,25 @@ class Prepared(Table):
     """A `Table` whose columns a reader makes itself, file by file.
 
     Attributes:
-        read: a file -> its rows, lazily, under the schema's names; for items, with their attributes.
+        read: a file -> its rows, lazily, under the schema's names; for items, with their attributes; maybe `DAMAGED`.
         columns: the schema's names that `read` gives -> what the file calls them, for error messages.
     """
 
     read: Callable[[Path], pl.LazyFrame]
 
     def whole(self) -> list[pl.LazyFrame]:
-        """Queries that read every field that `read` gives."""
-        return [self.read(path).select(pl.all().null_count()) for path in self.paths]
+        """Queries that read every field that `read` gives; of JSON, whose fields have names, none."""
+        text = [path for path in self.paths if kind_of(path) not in SUFFIXES]
+        frames = [self._scan(path, attributes=True, damaged=False) for path in text]
+        return [frame.select(pl.all().null_count()) for frame in frames]
 
-    def _scan(self, path: Path, *, attributes: bool) -> pl.LazyFrame:
+    def _scan(self, path: SourceFile, *, attributes: bool, damaged: bool) -> pl.LazyFrame:
+        assert isinstance(path, Path)
         frame = self.read(path).with_columns(pl.lit(value).alias(name) for name, value in self.constants.items())
-        return frame if attributes else frame.select(*self.columns, *self.constants)
+        if DAMAGED not in frame.collect_schema():
+            frame = frame.with_columns(pl.lit(None, pl.String).alias(DAMAGED))
+        frame = frame if attributes else frame.select(*self.columns, *self.constants, DAMAGED)
+        return frame if damaged else frame.drop(DAMAGED)
 
 
 def layout(folder: str, layouts: dict[str, list[str]], where: str) -> tuple[str, list[Path]]:
@@ -85,8 +92,8 @@ def csv_rows(path: Path, columns: list[str]) -> pl.LazyFrame:
 
 
 def json_rows(path: Path, keys: list[str]) -> pl.LazyFrame:
-    """The values under `keys` of JSON Lines, as text; null where a line has none."""
-    return pl.scan_ndjson(path, schema=dict.fromkeys(keys, pl.String))
+    """The values under `keys` of JSON Lines, as text, null where a line has none; and `DAMAGED` (`json_lines`)."""
+    return scan_json_lines(path, keys)
 
 
 def histories_as_events(path: Path) -> pl.LazyFrame:

@@ -14,10 +14,9 @@ Format: https://recbole.io/atomic_files.html. Quotes are plain characters in it;
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from cprec_hf.behaviors.schema import INTERACTIONS, ITEMS, About, Behaviors
-from cprec_hf.behaviors.sources.files import Table, columns_of, find_files, require_columns
+from cprec_hf.behaviors.sources.files import SourceFile, Table, columns_of, find_files, require_columns
 from cprec_hf.behaviors.sources.intake import take_in
 from cprec_hf.behaviors.sources.timestamps import Unit
 from cprec_hf.errors import InputError
@@ -64,14 +63,14 @@ class RecboleConfig:
         )
 
 
-def _only_file(folder: str, suffix: str, where: str) -> Path:
+def _only_file(folder: str, suffix: str, where: str) -> SourceFile:
     files = find_files(f"{folder}/*.{suffix}", where)
     if len(files) > 1:
         raise InputError(f"{where}: {folder} holds {len(files)} .{suffix} files; one is expected")
     return files[0]
 
 
-def _table(path: Path, required: list[str], optional: list[str], config: RecboleConfig, where: str) -> Table:
+def _table(path: SourceFile, required: list[str], optional: list[str], config: RecboleConfig, where: str) -> Table:
     typed = {column.split(":")[0]: column for column in columns_of(path)}
     wanted = {name: config.columns.get(name, name) for name in required}
     titles = [name for name in typed if name.endswith("title")]

@@ -20,11 +20,10 @@ in the interactions, give that same file as `items` too: the first row of an ite
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal
 
 from cprec_hf.behaviors.schema import ALL_DOMAIN_POSITION, INTERACTIONS, ITEMS, About, Behaviors
-from cprec_hf.behaviors.sources.files import Table, columns_of, find_files, require_columns
+from cprec_hf.behaviors.sources.files import SourceFile, Table, columns_of, find_files, require_columns
 from cprec_hf.behaviors.sources.hub_dataset import HubDataset
 from cprec_hf.behaviors.sources.intake import take_in
 from cprec_hf.behaviors.sources.timestamps import Unit
@@ -91,12 +90,12 @@ class TableConfig:
         )
 
 
-def _files(given: str | list[str] | HubDataset, where: str) -> tuple[Path, ...]:
+def _files(given: str | list[str] | HubDataset, where: str) -> tuple[SourceFile, ...]:
     return find_files(given.files(where) if isinstance(given, HubDataset) else given, where)
 
 
 def _table(
-    paths: tuple[Path, ...], wanted: dict[str, str], config: TableConfig, where: str, optional: tuple[str, ...]
+    paths: tuple[SourceFile, ...], wanted: dict[str, str], config: TableConfig, where: str, optional: tuple[str, ...]
 ) -> Table:
     columns = {path: columns_of(path) for path in paths}
     first = columns[paths[0]]
