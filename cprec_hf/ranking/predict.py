@@ -42,6 +42,7 @@ from cprec_hf.ranking.recommender import Recommendation, Recommender, Score
 from cprec_hf.recipes import from_mapping, read_recipe
 
 if TYPE_CHECKING:
+    from cprec_hf.behaviors.sources.files import SourceFile
     from cprec_hf.behaviors.sources.histories import Histories
 
 _WAIT = timedelta(days=1)  # other processes wait while the first one reads the input through

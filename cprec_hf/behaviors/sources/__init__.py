@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from cprec_hf.behaviors.schema import Behaviors
 
 KINDS = {
+    "amazon_2014": "cprec_hf.behaviors.sources.amazon_2014:Amazon2014Config",
+    "amazon_2018": "cprec_hf.behaviors.sources.amazon_2018:Amazon2018Config",
+    "amazon_2023": "cprec_hf.behaviors.sources.amazon_2023:Amazon2023Config",
     "goodreads": "cprec_hf.behaviors.sources.goodreads:GoodreadsConfig",
     "marketplace": "cprec_hf.behaviors.marketplace:MarketplaceConfig",
     "microlens": "cprec_hf.behaviors.sources.microlens:MicrolensConfig",

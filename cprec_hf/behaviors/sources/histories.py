@@ -25,6 +25,7 @@ from cprec_hf.behaviors.sources.files import (
     require_columns,
     said_plainly,
 )
+from cprec_hf.behaviors.sources.json_lines import DAMAGED
 from cprec_hf.errors import InputError
 from cprec_hf.recipes import check_keys
 
@@ -74,7 +75,11 @@ class Histories:
         """
         with said_plainly(*self.paths):
             for path in self.paths:
-                pl.collect_all(Table((path,), self.columns).whole(), engine="streaming")
+                table = Table((path,), self.columns)
+                pl.collect_all(table.whole(), engine="streaming")
+                damaged = table.scan(damaged=True).select(pl.col(DAMAGED).max()).collect(engine="streaming").item()
+                if damaged:
+                    raise InputError(f"{path}: {damaged}; the file was cut off: write or fetch it again")
                 try:
                     self._scan(path).select(pl.col("history").list.len().sum()).collect(engine="streaming")
                 except pl.exceptions.ComputeError:
