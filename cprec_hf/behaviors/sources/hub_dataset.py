@@ -8,14 +8,16 @@ The `datasets` library says which (a repo's README or its file names do); the fi
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from pathlib import Path
 
 from cprec_hf.errors import InputError
 
 
 @dataclass(frozen=True)
 class HubDataset:
-    """Where on the Hub a table is; or a local folder laid out as a dataset repo."""
+    """Where on the Hub a table is."""
 
     dataset: str
     """USER/NAME of a dataset repo."""
@@ -25,6 +27,11 @@ class HubDataset:
     """Which of the config's splits."""
     revision: str | None = None
     """Branch, tag or commit; null is `main`."""
+
+    def __post_init__(self) -> None:
+        """Raise `InputError` for a name that is no USER/NAME, or that is a folder here."""
+        if not re.fullmatch(r"[\w.-]+/[\w.-]+", self.dataset) or Path(self.dataset).exists():
+            raise InputError(f"`dataset` is {self.dataset!r}, not USER/NAME on the Hub; give files here by their paths")
 
     def files(self, where: str) -> list[str]:
         """The paths of its files, as `hf://datasets/USER/NAME@COMMIT/PATH`; `where` names the recipe in error messages.

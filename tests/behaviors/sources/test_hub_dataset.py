@@ -1,5 +1,6 @@
 """Your own logs as datasets of the Hub, named by config and split."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -54,8 +55,6 @@ def test_configs_and_splits_of_a_hub_dataset(repo: Path, hub_machine: Any) -> No
                 found.append(str(error))
         print(json.dumps(found))
     """
-    import json
-
     found = hub_machine.run(code, json.dumps(KEYS | {"columns": COLUMNS}), name, first)
     assert found[0] == [["u2", "b", 1_600_000_100], ["u9", "007", 1_600_000_000]]
     assert found[1] == [["u1", "007", 1_700_000_000], ["u2", "b", 1_700_000_100]]
@@ -65,10 +64,14 @@ def test_configs_and_splits_of_a_hub_dataset(repo: Path, hub_machine: Any) -> No
     assert "doesn't exist on the Hub" in found[5] and "Revision 'v9' doesn't exist" in found[6]
 
 
-def test_a_folder_laid_out_as_a_dataset_repo(repo: Path) -> None:
-    source = {"kind": "table", **KEYS, "columns": COLUMNS, "items": {"dataset": str(repo), "config": "products"}}
-    events = {"dataset": str(repo), "config": "purchases", "split": "test"}
-    behaviors = read_source(source | {"interactions": events}, "r.yaml").validate()
-    assert sorted(behaviors.interactions.collect()["timestamp"]) == [1_700_000_000, 1_700_000_100]
-    with pytest.raises(InputError, match=r"r\.yaml: `interactions`: unknown key `splt`; did you mean `split`"):
-        read_source(source | {"interactions": events | {"splt": "test"}}, "r.yaml")
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"dataset": "me/logs", "splt": "test"}, "`interactions`: unknown key `splt`; did you mean `split`"),
+        ({"dataset": "logs"}, "`dataset` is 'logs', not USER/NAME on the Hub; give files here by their paths"),
+        ({"dataset": "/home/me/logs"}, "not USER/NAME on the Hub"),
+    ],
+)
+def test_what_names_no_dataset_is_refused(given: dict[str, str], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        read_source({"kind": "table", **KEYS, "columns": COLUMNS, "items": "i.csv", "interactions": given}, "r.yaml")
