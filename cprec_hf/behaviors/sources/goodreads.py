@@ -26,6 +26,7 @@ import polars as pl
 from cprec_hf.behaviors.schema import About, Behaviors
 from cprec_hf.behaviors.sources.files import matching
 from cprec_hf.behaviors.sources.intake import take_in
+from cprec_hf.behaviors.sources.json_lines import DAMAGED
 from cprec_hf.behaviors.sources.prepared import Prepared, csv_rows, json_rows, layout
 from cprec_hf.errors import InputError
 
@@ -95,7 +96,7 @@ def _events(rows: pl.LazyFrame, domain: str) -> pl.LazyFrame:
 def _from_json(path: Path) -> pl.LazyFrame:
     rows = json_rows(path, ["user_id", "book_id", "rating", "date_added"])
     added = pl.col("date_added").str.to_datetime(DATE, strict=False, time_zone="UTC").dt.strftime("%+")
-    return rows.select("user_id", "rating", item_id="book_id", timestamp=pl.coalesce(added, "date_added"))
+    return rows.select("user_id", "rating", DAMAGED, item_id="book_id", timestamp=pl.coalesce(added, "date_added"))
 
 
 def _from_csv(path: Path, books: Path, users: Path, *, newest_first: bool) -> pl.LazyFrame:

@@ -17,8 +17,9 @@ import polars as pl
 
 from cprec_hf.behaviors.schema import About, Behaviors
 from cprec_hf.behaviors.sources.intake import take_in
-from cprec_hf.behaviors.sources.prepared import Prepared, layout, lines
-from cprec_hf.behaviors.sources.python_literals import list_field, text_field
+from cprec_hf.behaviors.sources.json_lines import DAMAGED
+from cprec_hf.behaviors.sources.json_text import first_text, joined
+from cprec_hf.behaviors.sources.prepared import Prepared, json_rows, layout
 
 LAYOUTS = {
     "steam_reviews": ["steam_reviews.json*", "steam_games.json*"],
@@ -57,16 +58,11 @@ class SteamConfig:
 
 
 def _reviews(path: Path) -> pl.LazyFrame:
-    line = pl.col("line")
-    return lines(path).select(
-        user_id=text_field(line, "username"), item_id=text_field(line, "product_id"), timestamp=text_field(line, "date")
-    )
+    rows = json_rows(path, ["username", "product_id", "date"])
+    return rows.rename({"username": "user_id", "product_id": "item_id", "date": "timestamp"})
 
 
 def _games(path: Path) -> pl.LazyFrame:
-    line = pl.col("line")
-    return lines(path).select(
-        item_id=text_field(line, "id"),
-        title=pl.coalesce(text_field(line, "title"), text_field(line, "app_name")),
-        category=list_field(line, "genres").list.join(", "),
-    )
+    rows = json_rows(path, ["id", "title", "app_name", "genres"])
+    named = first_text("title", "app_name")
+    return rows.select(DAMAGED, item_id="id", title=named, category=joined("genres", ", "))

@@ -43,7 +43,12 @@ def test_both_editions_are_the_same_world(reviews, tmp_path, world):
     world.check(behaviors, "Games", categories=", ")
     assert [step.refused for step in behaviors.account.steps] == [
         {"no title": 1, "same item twice": 1},
-        {"no timestamp": 1, "item without a usable title": 1, "item not in the catalogue": 1, "duplicate event": 1},
+        {
+            "truncated last line": 1,
+            "item without a usable title": 1,
+            "item not in the catalogue": 1,
+            "duplicate event": 1,
+        },
     ]
 
 

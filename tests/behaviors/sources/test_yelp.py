@@ -21,11 +21,16 @@ def test_it_is_the_same_world(tmp_path, world):
     ]  # fmt: skip
     files = {"review": reviews, "business": businesses}
     for name, rows in files.items():
-        text = "".join(json.dumps(row) + "\n" for row in rows)
+        text = "\ufeff" + "".join(json.dumps(row) + "\n" for row in rows) + json.dumps(rows[0])[:-30]  # it is cut off
         (tmp_path / f"yelp_academic_dataset_{name}.json").write_text(text)
     behaviors = read_source({"kind": "yelp", "folder": str(tmp_path)}, "r.yaml")
     world.check(behaviors, "Businesses", ratings=True, categories=", ")
     assert [step.refused for step in behaviors.account.steps] == [
-        {"no title": 1, "same item twice": 1},
-        {"item without a usable title": 1, "item not in the catalogue": 1, "duplicate event": 1},
+        {"truncated last line": 1, "no title": 1, "same item twice": 1},
+        {
+            "truncated last line": 1,
+            "item without a usable title": 1,
+            "item not in the catalogue": 1,
+            "duplicate event": 1,
+        },
     ]
