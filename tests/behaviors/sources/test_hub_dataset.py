@@ -32,7 +32,11 @@ def repo(tmp_path: Path) -> Path:
     return folder
 
 
-def test_configs_and_splits_of_a_hub_dataset(repo: Path, hub_machine: Any) -> None:
+def test_configs_and_splits_of_a_hub_dataset(repo: Path, hub_machine: Any, tmp_path: Path) -> None:
+    (tmp_path / "ml").mkdir()
+    (tmp_path / "ml" / "u.data").write_text("u1\t1\t5\t1600000000\n")
+    (tmp_path / "ml" / "u.item").write_text("1|Dune (1984)|\n")
+    published, _ = hub_machine.push(tmp_path / "ml", "ml", "dataset")
     name, first = hub_machine.push(repo, "logs", "dataset")
     (repo / "2023" / "a.csv").write_text(EVENTS.replace("u1", "u9"))
     hub_machine.push(repo, "logs", "dataset")
@@ -41,7 +45,7 @@ def test_configs_and_splits_of_a_hub_dataset(repo: Path, hub_machine: Any) -> No
         from cprec_hf.behaviors import read_source
         from cprec_hf.errors import InputError
 
-        keys, name, first = json.loads(sys.argv[1]), *sys.argv[2:]
+        keys, name, first, published = json.loads(sys.argv[1]), *sys.argv[2:]
         events = {"dataset": name, "config": "purchases"}
         found = []
         for more in ({}, {"split": "test"}, {"revision": first}, {"split": "tset"}, {"config": "purchase"},
@@ -53,14 +57,17 @@ def test_configs_and_splits_of_a_hub_dataset(repo: Path, hub_machine: Any) -> No
                 found.append(sorted(rows.select("user_id", "item_id", "timestamp").rows()))
             except InputError as error:
                 found.append(str(error))
+        movies = read_source({"kind": "movielens", "folder": f"hf://datasets/{published}"}, "r.yaml").validate()
+        found.append(movies.interactions.join(movies.items, on="item_id").select("user_id", "title").collect().rows())
         print(json.dumps(found))
     """
-    found = hub_machine.run(code, json.dumps(KEYS | {"columns": COLUMNS}), name, first)
+    found = hub_machine.run(code, json.dumps(KEYS | {"columns": COLUMNS}), name, first, published)
     assert found[0] == [["u2", "b", 1_600_000_100], ["u9", "007", 1_600_000_000]]
     assert found[1] == [["u1", "007", 1_700_000_000], ["u2", "b", 1_700_000_100]]
     assert found[2] == [["u1", "007", 1_600_000_000], ["u2", "b", 1_600_000_100]]
     assert found[3] == f"r.yaml: dataset {name} has no split 'tset'; it has train, test"
     assert "purchase" in found[4] and "products" in found[4]
+    assert found[7] == [["u1", "Dune (1984)"]]
     assert "doesn't exist on the Hub" in found[5] and "Revision 'v9' doesn't exist" in found[6]
 
 
