@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import polars as pl
 
-STRING = r'"(?:[^"\\\x00-\x1f]|\\["\\/bfnrt]|\\u00[01][0-9a-fA-F])*"'
+STRING = r'"(?:[^"\\]|\\.)*"'
 VALUE = rf"(?:{STRING}|null)"
 ARRAY = rf"\[(?:{VALUE}(?:,\s*{VALUE})*)?\]"
+ESCAPES = {r"\"": '"', r"\n": "\n", r"\r": "\r", r"\t": "\t"}
+"""Polars spells a backslash as itself: one before an `n` in a text is taken for a line break."""
 
 
 def first_text(*columns: str) -> pl.Expr:
@@ -21,9 +23,10 @@ def joined(column: str, separator: str) -> pl.Expr:
     Of an array of arrays (Amazon 2014 gives an item several paths of categories) the first one is taken. What is no
     array of texts, `[NEW] a shirt` for one, stays as it is.
     """
-    text = pl.col(column).str.replace_all(r"[\x00-\x1f]", " ").str.strip_chars()  # Polars spells them as they are
-    array = pl.coalesce(text.str.extract(rf"^({ARRAY})$"), text.str.extract(rf"(?s)^\[({ARRAY})(?:,.*)?\]$"))
-    texts = array.str.json_decode(pl.List(pl.String)).list.eval(pl.element().str.strip_chars())
-    texts = texts.list.eval(pl.element().filter(pl.element() != ""))
+    text = pl.col(column).str.strip_chars()
+    flat, nested = text.str.extract(rf"(?s)^({ARRAY})$"), text.str.extract(rf"(?s)^\[({ARRAY})(?:,.*)?\]$")
+    array = pl.coalesce(flat, nested)
+    inside = pl.element().str.head(-1).str.tail(-1).str.replace_many(ESCAPES).str.strip_chars()
+    texts = array.str.extract_all(rf"(?s){STRING}").list.eval(inside).list.eval(pl.element().filter(pl.element() != ""))
     made = pl.when(array.is_not_null()).then(texts.list.join(separator)).otherwise(text)
     return pl.when(made != "").then(made)
