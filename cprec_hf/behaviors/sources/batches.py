@@ -23,7 +23,7 @@ def scan_batches(read: Read, schema: dict[str, pl.DataType] | pl.Schema) -> pl.L
     def batches(
         wanted: list[str] | None, predicate: pl.Expr | None, n_rows: int | None, batch_size: int | None
     ) -> Iterator[pl.DataFrame]:
-        names = list(schema) if wanted is None else wanted
+        names = wanted or list(schema)[: None if wanted is None else 1]  # who only counts rows names no column
         for batch in read(names):
             frame = batch.select(names)
             if n_rows is not None:
@@ -34,4 +34,7 @@ def scan_batches(read: Read, schema: dict[str, pl.DataType] | pl.Schema) -> pl.L
                 return
 
     frame = register_io_source(batches, schema=schema, is_pure=True)
-    return frame.map_batches(lambda batch: batch, predicate_pushdown=False, streamable=True, schema=dict(schema))
+    return frame.map_batches(
+        lambda batch: batch, predicate_pushdown=False, projection_pushdown=True, slice_pushdown=True,
+        validate_output_schema=False, streamable=True,
+    )  # fmt: skip

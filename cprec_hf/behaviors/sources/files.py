@@ -24,7 +24,14 @@ from typing import Any
 import polars as pl
 
 from cprec_hf.behaviors.sources.hub_files import HubFile, find_on_the_hub
-from cprec_hf.behaviors.sources.json_lines import DAMAGED, SUFFIXES, first_bad_line, keys_of, scan_json_lines
+from cprec_hf.behaviors.sources.json_lines import (
+    DAMAGED,
+    SUFFIXES,
+    UNREADABLE,
+    first_bad_line,
+    keys_of,
+    scan_json_lines,
+)
 from cprec_hf.errors import InputError
 
 SourceFile = Path | HubFile
@@ -149,7 +156,7 @@ def said_plainly(*paths: SourceFile) -> Iterator[None]:
     """Turn Polars' errors while reading `paths` into an `InputError` that names the file and, in text, the line."""
     try:
         yield
-    except (pl.exceptions.PolarsError, OSError, EOFError, UnicodeDecodeError) as error:
+    except (pl.exceptions.PolarsError, *UNREADABLE) as error:
         for path in paths:
             line = _first_bad_line(path)
             if line:

@@ -19,8 +19,10 @@ import io
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
+from urllib.parse import unquote
 
 import polars as pl
 
@@ -58,21 +60,23 @@ class HubFile:
         """What its name ends in, with the dot."""
         return PurePosixPath(self.path).suffix
 
-    def open(self, mode: str = "rb") -> io.BufferedIOBase:
-        """The file's bytes; every read fetches a range, and a little ahead."""
+    def open(self, mode: str = "rb", *, ahead: bool = True) -> io.BufferedIOBase:
+        """The file's bytes. Every read fetches its range, and what is likely to be read next if `ahead`."""
         from huggingface_hub import HfFileSystem
 
+        path, cache = f"datasets/{self.repo}@{self.commit}/{self.path}", "readahead" if ahead else "none"
         with hub_said_plainly(self.repo, self.commit, "dataset", self.path):
-            return HfFileSystem().open(f"datasets/{self.repo}@{self.commit}/{self.path}", mode)
+            return HfFileSystem().open(path, mode, cache_type=cache)
 
     def scan_parquet(self) -> pl.LazyFrame:
-        """Its rows, lazily: only the columns and row groups a query needs are fetched."""
-        with self.open() as file:
-            schema = pl.from_arrow(_parquet(file).schema_arrow.empty_table()).schema  # type: ignore[union-attr]
+        """Its rows, lazily: only the columns a query needs are fetched, and only as many row groups."""
+        import pyarrow.parquet as pq
+
+        footer = _footer(self)
+        schema = pl.DataFrame(pl.from_arrow(footer.schema.to_arrow_schema().empty_table())).schema
 
         def read(names: list[str]) -> Iterator[pl.DataFrame]:
-            with self.open() as file:
-                parquet = _parquet(file)
+            with self.open(ahead=False) as file, pq.ParquetFile(file, metadata=footer, pre_buffer=True) as parquet:
                 for group in range(parquet.num_row_groups):
                     yield pl.DataFrame(pl.from_arrow(parquet.read_row_group(group, columns=names)))
 
@@ -95,7 +99,8 @@ def find_on_the_hub(path: str, where: str) -> list[Path | HubFile]:
     match = HUB_PATH.fullmatch(path)
     if match is None:
         raise InputError(f"{where}: {path} is not of the form hf://datasets/USER/NAME/FILE (or NAME@REVISION)")
-    repo, revision, pattern = match["repo"], match["revision"], match["pattern"]
+    repo, pattern = match["repo"], match["pattern"]
+    revision = match["revision"] and unquote(match["revision"])  # a branch may be named `refs/convert/parquet`
     try:
         with hub_said_plainly(repo, revision, "dataset", pattern):
             commit = str(HfApi().repo_info(repo, repo_type="dataset", revision=revision).sha)
@@ -111,7 +116,9 @@ def find_on_the_hub(path: str, where: str) -> list[Path | HubFile]:
     return [HubFile(repo, commit, name) if name.endswith(".parquet") else folder / name for name in names]
 
 
-def _parquet(file: io.BufferedIOBase) -> pq.ParquetFile:
+@cache
+def _footer(file: HubFile) -> pq.FileMetaData:
     import pyarrow.parquet as pq
 
-    return pq.ParquetFile(file, pre_buffer=True)
+    with file.open(ahead=False) as opened:
+        return pq.read_metadata(opened)

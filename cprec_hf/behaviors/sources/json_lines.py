@@ -20,6 +20,7 @@ from typing import IO, Any
 
 import polars as pl
 from isal import igzip, igzip_threaded
+from isal.igzip_lib import IsalError
 
 from cprec_hf.behaviors.sources.batches import scan_batches
 from cprec_hf.behaviors.sources.literal_lines import as_json
@@ -31,6 +32,8 @@ BLOCK_BYTES = 4 << 20
 ROWS_TO_FIND_KEYS = 10_000
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 WHITE = b" \t\r\n"
+UNREADABLE = (OSError, EOFError, UnicodeDecodeError, json.JSONDecodeError, IsalError)
+"""What reading a file may raise where Polars has no part in it."""
 
 
 def scan_json_lines(path: Path, columns: list[str]) -> pl.LazyFrame:
@@ -52,17 +55,16 @@ def scan_json_lines(path: Path, columns: list[str]) -> pl.LazyFrame:
 
 def keys_of(path: Path) -> list[str]:
     """The keys of the first 10,000 rows, in the order they first stand in."""
-    found: list[str] = []
+    found: dict[str, None] = {}
     rows = 0
     for block, reason in _blocks(path):
-        if reason is None:
-            lines = b"\n".join(_as_json(block).split(b"\n", ROWS_TO_FIND_KEYS)[:ROWS_TO_FIND_KEYS])
-            frame = pl.read_ndjson(lines, infer_schema_length=None)
-            found += [name for name in frame.columns if name not in found]
-            rows += frame.height
+        lines = _as_json(block).split(b"\n", ROWS_TO_FIND_KEYS)[:ROWS_TO_FIND_KEYS] if reason is None else []
+        for row in (json.loads(line) for line in lines if line.strip(WHITE)):
+            found |= dict.fromkeys(row if isinstance(row, dict) else ())
+            rows += 1
         if rows >= ROWS_TO_FIND_KEYS:
             break
-    return found
+    return list(found)
 
 
 def first_bad_line(path: Path) -> str | None:
@@ -77,11 +79,11 @@ def first_bad_line(path: Path) -> str | None:
                     return f"line {number:,}: {said}"
     except EOFError:
         return (
-            f"line {number + 1:,}: the gzip stream ends before its end mark: the file was cut off; fetch it again, or "
-            "unpack what there is of it (`gzip -dc FILE > FILE.jsonl`) to read it without its last line"
+            f"after line {number:,}: the gzip stream ends before its end mark: the file was cut off; fetch it again, "
+            "or unpack what there is of it (`gzip -dc FILE > FILE.jsonl`) to read it without its last line"
         )
-    except OSError as error:  # igzip.BadGzipFile and its like
-        return f"line {number + 1:,}: {error}"
+    except (OSError, IsalError) as error:  # no gzip at all, or damaged
+        return f"after line {number:,}: {error}"
     return None
 
 
@@ -100,14 +102,15 @@ def _as_json(block: bytes) -> bytes:
 def _blocks(path: Path) -> Iterator[tuple[bytes, str | None]]:
     """Blocks of whole lines with None, and where the last line was cut off, that line with the reason."""
     with _open(path) as file:
-        rest = file.read(len(BYTE_ORDER_MARK)).removeprefix(BYTE_ORDER_MARK)
-        while more := file.read(BLOCK_BYTES):
+        rest, more = b"", file.read(len(BYTE_ORDER_MARK)).removeprefix(BYTE_ORDER_MARK) or file.read(BLOCK_BYTES)
+        while more:
             whole = more.rfind(b"\n") + 1
             if whole:
                 yield rest + more[:whole], None
                 rest = more[whole:]
             else:
                 rest += more
+            more = file.read(BLOCK_BYTES)
     if rest.strip(WHITE):
         yield rest, (TRUNCATED if _said(rest) else None)
 

@@ -221,7 +221,7 @@ def test_what_is_wrong_with_a_recipe_or_a_file_is_said(tmp_path: Path) -> None:
     whole = (tmp_path / "Musical_Instruments.jsonl.gz").read_bytes()
     (tmp_path / "Musical_Instruments.jsonl.gz").write_bytes(whole[:-20])
     with pytest.raises(
-        InputError, match=r"Musical_Instruments\.jsonl\.gz, line \d: the gzip stream ends before its end"
+        InputError, match=r"Musical_Instruments\.jsonl\.gz, after line \d: the gzip stream ends before its end"
     ):
         read()
     lines = gzip.decompress(whole).split(b"\n")
