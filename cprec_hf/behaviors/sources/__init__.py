@@ -28,6 +28,7 @@ KINDS = {
     "movielens": "cprec_hf.behaviors.sources.movielens:MovielensConfig",
     "ninerec": "cprec_hf.behaviors.sources.ninerec:NinerecConfig",
     "recbole": "cprec_hf.behaviors.sources.recbole:RecboleConfig",
+    "several": "cprec_hf.behaviors.sources.several:SeveralConfig",
     "steam": "cprec_hf.behaviors.sources.steam:SteamConfig",
     "table": "cprec_hf.behaviors.sources.table:TableConfig",
     "yelp": "cprec_hf.behaviors.sources.yelp:YelpConfig",

@@ -16,11 +16,10 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import polars as pl
-from isal import igzip, igzip_threaded
-from isal.igzip_lib import IsalError
+from isal import igzip, igzip_threaded, isal_zlib
 
 from cprec_hf.behaviors.sources.batches import scan_batches
 from cprec_hf.behaviors.sources.literal_lines import as_json
@@ -32,7 +31,8 @@ BLOCK_BYTES = 4 << 20
 ROWS_TO_FIND_KEYS = 10_000
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 WHITE = b" \t\r\n"
-UNREADABLE = (OSError, EOFError, UnicodeDecodeError, json.JSONDecodeError, IsalError)
+BROKEN_GZIP = cast("type[Exception]", isal_zlib.error)
+UNREADABLE = (OSError, EOFError, UnicodeDecodeError, json.JSONDecodeError, BROKEN_GZIP)
 """What reading a file may raise where Polars has no part in it."""
 
 
@@ -82,7 +82,7 @@ def first_bad_line(path: Path) -> str | None:
             f"after line {number:,}: the gzip stream ends before its end mark: the file was cut off; fetch it again, "
             "or unpack what there is of it (`gzip -dc FILE > FILE.jsonl`) to read it without its last line"
         )
-    except (OSError, IsalError) as error:  # no gzip at all, or damaged
+    except (OSError, BROKEN_GZIP) as error:  # no gzip at all, or damaged
         return f"after line {number:,}: {error}"
     return None
 
