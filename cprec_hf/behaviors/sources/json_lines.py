@@ -71,7 +71,7 @@ def first_bad_line(path: Path) -> str | None:
     """What is wrong with the first line that cannot be read; reads line by line, and only once reading has failed."""
     number = 0
     try:
-        with _open(path) as file:
+        with open_bytes(path) as file:
             for number, line in enumerate(file, 1):
                 text = line.removeprefix(BYTE_ORDER_MARK) if number == 1 else line
                 said = _said(text)
@@ -101,7 +101,7 @@ def _as_json(block: bytes) -> bytes:
 
 def _blocks(path: Path) -> Iterator[tuple[bytes, str | None]]:
     """Blocks of whole lines with None, and where the last line was cut off, that line with the reason."""
-    with _open(path) as file:
+    with open_bytes(path) as file:
         rest, more = b"", file.read(len(BYTE_ORDER_MARK)).removeprefix(BYTE_ORDER_MARK) or file.read(BLOCK_BYTES)
         while more:
             whole = more.rfind(b"\n") + 1
@@ -115,7 +115,8 @@ def _blocks(path: Path) -> Iterator[tuple[bytes, str | None]]:
         yield rest, (TRUNCATED if _said(rest) else None)
 
 
-def _open(path: Path) -> AbstractContextManager[IO[bytes]]:
+def open_bytes(path: Path) -> AbstractContextManager[IO[bytes]]:
+    """The file's bytes, unpacked."""
     if path.suffix != ".gz":
         return path.open("rb")
     if pl.thread_pool_size() > 1:
