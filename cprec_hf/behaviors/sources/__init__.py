@@ -23,6 +23,7 @@ KINDS = {
     "amazon_2018": "cprec_hf.behaviors.sources.amazon_2018:Amazon2018Config",
     "amazon_2023": "cprec_hf.behaviors.sources.amazon_2023:Amazon2023Config",
     "goodreads": "cprec_hf.behaviors.sources.goodreads:GoodreadsConfig",
+    "goodreads_csv": "cprec_hf.behaviors.sources.goodreads_csv:GoodreadsCsvConfig",
     "marketplace": "cprec_hf.behaviors.marketplace:MarketplaceConfig",
     "microlens": "cprec_hf.behaviors.sources.microlens:MicrolensConfig",
     "movielens": "cprec_hf.behaviors.sources.movielens:MovielensConfig",

@@ -14,13 +14,14 @@ Titles stay as they are (`Matrix, The (1999)`); genres become `category`, as in 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import polars as pl
 
 from cprec_hf.behaviors.schema import About, Behaviors
 from cprec_hf.behaviors.sources.intake import take_in
-from cprec_hf.behaviors.sources.prepared import Prepared, csv_rows, layout, lines, lines_of_any_encoding
+from cprec_hf.behaviors.sources.prepared import Prepared, Reader, csv_rows, layout, lines, lines_of_any_encoding
 
 LAYOUTS = {
     "100K": ["u.data", "u.item"],
@@ -51,32 +52,26 @@ class MovielensConfig:
             InputError: a folder of no edition, an unreadable file, and what `intake.take_in` finds.
         """
         edition, (ratings, movies) = layout(self.folder, LAYOUTS, where)
-        read_ratings, read_movies = {
-            "100K": (_tabs, _flags), "1M or 10M": (_colons, _titles_in_colons), "20M and later": (_csv, _titles_in_csv)
-        }[edition]  # fmt: skip
+        readers: dict[str, tuple[Reader, Reader]] = {
+            "100K": (partial(_split, "\t"), _flags),
+            "1M or 10M": (partial(_split, "::"), _titles_in_colons),
+            "20M and later": (_csv, _titles_in_csv),
+        }
         domain = {"domain": self.domain}
         about = About(
             f"MovieLens {edition}", "research use, no redistribution (GroupLens)",
             "Harper and Konstan: The MovieLens Datasets: History and Context, 2015", "time",
         )  # fmt: skip
         return take_in(
-            Prepared((ratings,), {name: name for name in RATING}, domain, read=read_ratings),
-            Prepared((movies,), {"item_id": "movie id", "title": "title"}, domain, read=read_movies),
+            Prepared((ratings,), {name: name for name in RATING}, domain, read=readers[edition][0]),
+            Prepared((movies,), {"item_id": "movie id", "title": "title"}, domain, read=readers[edition][1]),
             about,
         )
 
 
-def _fields(line: pl.Expr, separator: str) -> list[pl.Expr]:
-    parts = line.str.split_exact(separator, len(RATING) - 1).struct
-    return [parts.field(f"field_{i}").alias(name) for i, name in enumerate(RATING)]
-
-
-def _tabs(path: Path) -> pl.LazyFrame:
-    return lines(path).select(_fields(pl.col("line"), "\t"))
-
-
-def _colons(path: Path) -> pl.LazyFrame:
-    return lines(path).select(_fields(pl.col("line"), "::"))
+def _split(separator: str, path: Path) -> pl.LazyFrame:
+    parts = pl.col("line").str.split_exact(separator, len(RATING) - 1).struct
+    return lines(path).select(parts.field(f"field_{i}").alias(name) for i, name in enumerate(RATING))
 
 
 def _csv(path: Path) -> pl.LazyFrame:
@@ -86,13 +81,10 @@ def _csv(path: Path) -> pl.LazyFrame:
 
 def _flags(path: Path) -> pl.LazyFrame:
     fields = pl.col("line").str.split("|")
-    flags = [
-        pl.when(fields.list.get(5 + i, null_on_oob=True) == "1").then(pl.lit(genre))
-        for i, genre in enumerate(GENRES_100K)
-    ]
-    genres = pl.concat_list(flags).list.drop_nulls().list.join("|")
-    title = fields.list.get(1, null_on_oob=True)
-    return _movies(lines_of_any_encoding(path), fields.list.first(), title, genres)
+    field = [fields.list.get(i, null_on_oob=True) for i in range(5 + len(GENRES_100K))]
+    named = [pl.when(flag == "1").then(pl.lit(genre)) for flag, genre in zip(field[5:], GENRES_100K, strict=True)]
+    genres = pl.concat_list(named).list.drop_nulls().list.join("|")
+    return _movies(lines_of_any_encoding(path), field[0], field[1], genres)
 
 
 def _titles_in_colons(path: Path) -> pl.LazyFrame:

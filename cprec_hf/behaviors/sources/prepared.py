@@ -13,6 +13,9 @@ from cprec_hf.behaviors.sources.json_lines import DAMAGED, SUFFIXES, scan_json_l
 from cprec_hf.errors import InputError
 
 
+Reader = Callable[[Path], pl.LazyFrame]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Prepared(Table):
     """A `Table` whose columns a reader makes itself, file by file.
@@ -22,7 +25,7 @@ class Prepared(Table):
         columns: the schema's names that `read` gives -> what the file calls them, for error messages.
     """
 
-    read: Callable[[Path], pl.LazyFrame]
+    read: Reader
 
     def whole(self) -> list[pl.LazyFrame]:
         """Queries that read every field that `read` gives; of JSON, whose fields have names, none."""

@@ -41,7 +41,7 @@ def write_books(folder, world, books=""):
 
 
 def read(folder, **keys):
-    return read_source({"kind": "goodreads", "folder": str(folder), **keys}, "r.yaml")
+    return read_source({"kind": "goodreads", "folder": str(folder)} | keys, "r.yaml")
 
 
 def test_the_whole_graph_is_the_same_world(tmp_path, world):
@@ -78,13 +78,15 @@ def test_the_csv_file_is_read_in_the_order_that_is_said(order, tmp_path, world):
     for name, ids in {"book": books, "user": users}.items():
         text = "".join(f"{n},{i}\n" for n, i in enumerate(ids))
         (tmp_path / f"{name}_id_map.csv").write_text(f"{name}_id_csv,{name}_id\n{text}")
-    behaviors = read(tmp_path, csv_order=order)
+    behaviors = read(tmp_path, kind="goodreads_csv", rows=order)
     assert behaviors.about.order == "position"
     world.check(behaviors, "Books", ratings=True, categories="; ")
     with pytest.raises(InputError, match="must hold goodreads_interactions_dedup"):
         read(tmp_path)
-    with pytest.raises(InputError, match="`genres` names at least one domain, and stands alone"):
-        read(tmp_path, csv_order=order, genres={"Poetry": "poetry"})
+    with pytest.raises(InputError, match="missing key `rows`"):
+        read(tmp_path, kind="goodreads_csv")
+    with pytest.raises(InputError, match="`genres` is empty"):
+        read(tmp_path, genres={})
 
 
 def test_a_rating_of_zero_is_none(tmp_path, world):
