@@ -12,7 +12,6 @@ from cprec_hf.behaviors.sources.files import SourceFile, Table, kind_of, matchin
 from cprec_hf.behaviors.sources.json_lines import DAMAGED, SUFFIXES, scan_json_lines
 from cprec_hf.errors import InputError
 
-
 Reader = Callable[[Path], pl.LazyFrame]
 
 
