@@ -158,7 +158,7 @@ def said_plainly(*paths: SourceFile) -> Iterator[None]:
         yield
     except (pl.exceptions.PolarsError, *UNREADABLE) as error:
         for path in paths:
-            line = _first_bad_line(path)
+            line = _first_not_utf8(path) if "utf8" in str(error) else _first_bad_line(path)
             if line:
                 raise InputError(f"{path}, {line}") from error
         names = ", ".join(map(str, paths))
@@ -206,6 +206,8 @@ def _first_bad_line(path: SourceFile) -> str | None:
     kind = kind_of(path)
     if kind not in READERS or kind == ".parquet" or not isinstance(path, Path) or not path.is_file():
         return None
+    if not path.stat().st_size:
+        return "line 1: the file is empty"
     if kind in SUFFIXES:
         return first_bad_line(path)
     with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
@@ -217,9 +219,24 @@ def _first_bad_line(path: SourceFile) -> str | None:
         )
         try:
             header = next(text, [])
+            last = begin = text.line_num
             for row in text:
                 if len(row) > len(header):
                     return f"line {text.line_num:,}: {len(row)} fields under a header of {len(header)}: {row!r:.80}"
+                last, begin = begin + 1, text.line_num
         except EOFError:
             return f"line {text.line_num + 1:,}: the gzip stream ends before its end mark: the file was cut off"
+    return f"line {last:,}: a quote that is not closed" if quoted and last < begin else None
+
+
+def _first_not_utf8(path: SourceFile) -> str | None:
+    if not isinstance(path, Path):
+        return None
+    with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                line.decode("utf-8")
+            except UnicodeDecodeError as error:
+                near = line[max(error.start - 20, 0) : error.end + 20]
+                return f"line {number:,}: bytes that are not UTF-8 near {near!r}; save the file as UTF-8"
     return None

@@ -1,5 +1,6 @@
 import csv
 import io
+import re
 from pathlib import Path
 
 import polars as pl
@@ -94,6 +95,23 @@ def test_milliseconds_and_folders_are_found_out(tmp_path, world):
         read(tmp_path, {})
     (tmp_path / "Bili_Food" / "Other_item.csv").write_text("1,a,b\n")
     with pytest.raises(InputError, match=r"Bili_Food holds 2 files \*_item\.csv; leave one"):
+        read(tmp_path, {"Food": "Bili_Food"})
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("Bili_Food_item.csv", b"1,a,b\n2,a,b,c\n", "line 2: 4 fields under a header of 3"),
+        ("Bili_Food_item.csv", b'1,a,b\n2,"a,b\n3,c,d\n', "line 2: a quote that is not closed"),
+        ("Bili_Food_item.csv", b"", "line 1: the file is empty"),
+        ("Bili_Food_behaviour.tsv", b"u1\t1 2\nu\xff\t1 2\n", "line 2: bytes that are not UTF-8 near b'u"),
+        ("Bili_Food_behaviour.tsv", b"", "not one interaction can be used (the file has no rows)"),
+    ],
+)
+def test_a_damaged_file_is_named_with_its_line(name, content, message, tmp_path, world):
+    write_set(tmp_path, "Bili_Food", world, "behaviour")
+    (tmp_path / "Bili_Food" / name).write_bytes(content)
+    with pytest.raises(InputError, match=f"{re.escape(name)}(,|:) {re.escape(message)}"):
         read(tmp_path, {"Food": "Bili_Food"})
 
 
