@@ -20,10 +20,12 @@ def test_recipe(path: Path, monkeypatch):
     monkeypatch.setenv("CPREC_LOGS", "unused")
     if path.parent.name == "accelerate":
         assert read_yaml(path)["num_processes"] >= 1
-    elif path.stem.startswith("corpus"):
+    elif path.stem.startswith("corpus") or path.parent.name == "sources":
+        from cprec_hf.behaviors.sources import source_config
         from cprec_hf.corpus.config import CorpusConfig
 
-        assert set(read_recipe(path, CorpusConfig).downstream)
+        config = read_recipe(path, CorpusConfig)
+        assert config.downstream and source_config(config.source, str(path))
     elif path.stem.startswith("evaluate"):
         from cprec_hf.evaluation.config import EvaluateConfig
 
@@ -69,6 +71,14 @@ def test_the_stages_of_a_recipe_folder_hand_on_to_each_other():
         assert read <= written, name
         for predict in (v for stem, v in values.items() if stem == "predict"):
             assert predict["model"] in written and predict["input"].split("/sft-")[0] in written, name
+
+
+def test_every_kind_of_source_has_a_recipe():
+    from cprec_hf.behaviors.sources import KINDS
+
+    corpora = [read_yaml(path) for path in RECIPES if path.stem.startswith("corpus") or path.parent.name == "sources"]
+    assert {values["source"]["kind"] for values in corpora} == set(KINDS)
+    assert {path.stem for path in RECIPES if path.parent.name == "sources"} <= set(KINDS)
 
 
 def test_an_unknown_key_names_the_nearest(tmp_path):

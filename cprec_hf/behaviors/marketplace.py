@@ -75,6 +75,10 @@ class MarketplaceConfig:
                 f"give at least {4 * longest} items"
             )
 
+    def read(self, where: str) -> Behaviors:
+        """The world's logs: what makes the marketplace a source like the others (`sources.Source`)."""
+        return simulate(self)
+
 
 @dataclass(frozen=True)
 class Domain:

@@ -152,7 +152,7 @@ def _without_folders(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_without_folders(item) for item in value]
     if isinstance(value, Mapping):
-        return {key: _without_folders(item) for key, item in value.items()}
+        return {key: item if key == "dataset" else _without_folders(item) for key, item in value.items()}
     if not isinstance(value, str) or re.match(r"(hf|https?)://", value) or not re.search(r"[/\\]", value):
         return value
     variable = re.match(r"\$\{\w+\}/", value)

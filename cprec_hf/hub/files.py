@@ -37,7 +37,7 @@ def local_path(
         return folder / filename
     import huggingface_hub
 
-    with _said_plainly(str(repo_or_folder), revision, repo_type, filename):
+    with hub_said_plainly(str(repo_or_folder), revision, repo_type, filename):
         return Path(
             huggingface_hub.hf_hub_download(str(repo_or_folder), filename, revision=revision, repo_type=repo_type)
         )
@@ -65,7 +65,7 @@ def snapshot(
 
     folder = _local_folder(repo_or_folder, revision)
     if folder is None:
-        with _said_plainly(str(repo_or_folder), revision, repo_type):
+        with hub_said_plainly(str(repo_or_folder), revision, repo_type):
             folder = Path(
                 huggingface_hub.snapshot_download(
                     str(repo_or_folder), revision=revision, repo_type=repo_type, allow_patterns=allow_patterns
@@ -89,7 +89,7 @@ def dataset_facts(repo_id: str, revision: str | None = None) -> dict[str, str]:
     from huggingface_hub.errors import HFValidationError, OfflineModeIsEnabled
 
     try:
-        with _said_plainly(repo_id, revision, "dataset"):
+        with hub_said_plainly(repo_id, revision, "dataset"):
             info = HfApi(endpoint=constants.ENDPOINT).dataset_info(repo_id, revision=revision)
     except HFValidationError:
         raise InputError(f"{repo_id!r} is no file here and cannot be a repo id, which looks like user/name") from None
@@ -126,7 +126,7 @@ def _local_folder(repo_or_folder: str | Path, revision: str | None) -> Path | No
 
 
 @contextmanager
-def _said_plainly(repo_id: str, revision: str | None, repo_type: str, filename: str | None = None) -> Iterator[None]:
+def hub_said_plainly(repo_id: str, revision: str | None, repo_type: str, filename: str | None = None) -> Iterator[None]:
     """Turn the Hub client's errors into one `InputError` each; their own texts, which may quote requests, stay out."""
     from huggingface_hub import constants, errors
 

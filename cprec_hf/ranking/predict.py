@@ -42,6 +42,7 @@ from cprec_hf.ranking.recommender import Recommendation, Recommender, Score
 from cprec_hf.recipes import from_mapping, read_recipe
 
 if TYPE_CHECKING:
+    from cprec_hf.behaviors.sources.files import SourceFile
     from cprec_hf.behaviors.sources.histories import Histories
 
 _WAIT = timedelta(days=1)  # other processes wait while the first one reads the input through
@@ -205,7 +206,7 @@ def _histories(config: PredictConfig) -> Histories:
     return Histories.find(config.input, config.columns, "`input`")
 
 
-def _names(paths: Sequence[Path]) -> list[str]:
+def _names(paths: Sequence[SourceFile]) -> list[str]:
     """Names of files, numbered where two folders hold the same one."""
     names = [path.name for path in paths]
     return [name if names.count(name) == 1 else f"{i}: {name}" for i, name in enumerate(names)]

@@ -16,7 +16,16 @@ from pathlib import Path
 import polars as pl
 import pyarrow as pa
 
-from cprec_hf.behaviors.sources.files import READERS, Table, columns_of, find_files, require_columns, said_plainly
+from cprec_hf.behaviors.sources.files import (
+    READERS,
+    SourceFile,
+    Table,
+    columns_of,
+    find_files,
+    require_columns,
+    said_plainly,
+)
+from cprec_hf.behaviors.sources.json_lines import DAMAGED
 from cprec_hf.errors import InputError
 from cprec_hf.recipes import check_keys
 
@@ -32,7 +41,7 @@ class Histories:
         columns: "user_id" and "history" -> their names in the files.
     """
 
-    paths: tuple[Path, ...]
+    paths: tuple[SourceFile, ...]
     columns: Mapping[str, str]
 
     @classmethod
@@ -66,7 +75,11 @@ class Histories:
         """
         with said_plainly(*self.paths):
             for path in self.paths:
-                pl.collect_all(Table((path,), self.columns).whole(), engine="streaming")
+                table = Table((path,), self.columns)
+                pl.collect_all(table.whole(), engine="streaming")
+                damaged = table.scan(damaged=True).select(pl.col(DAMAGED).max()).collect(engine="streaming").item()
+                if damaged:
+                    raise InputError(f"{path}: {damaged}; the file was cut off: write or fetch it again")
                 try:
                     self._scan(path).select(pl.col("history").list.len().sum()).collect(engine="streaming")
                 except pl.exceptions.ComputeError:
@@ -113,7 +126,7 @@ class Histories:
     def _rows(self) -> pl.LazyFrame:
         return pl.concat([self._scan(path) for path in self.paths])
 
-    def _scan(self, path: Path) -> pl.LazyFrame:
+    def _scan(self, path: SourceFile) -> pl.LazyFrame:
         """The rows of one file: user_id String, history List(String)."""
         frame = Table((path,), self.columns).scan()
         types = frame.collect_schema()
@@ -129,7 +142,7 @@ class Histories:
             )
         return frame.select(user.cast(pl.String), history.cast(pl.List(pl.String)))
 
-    def _refuse_bad_text(self, path: Path) -> None:
+    def _refuse_bad_text(self, path: SourceFile) -> None:
         """Raise `InputError` for the first text that begins like a JSON array and is none; only once reading failed."""
         row = 0
         for batch in Table((path,), self.columns).scan().collect_batches(maintain_order=True):
@@ -148,7 +161,7 @@ class Histories:
 _CELLS = {suffix for suffix, dialect in READERS.items() if dialect}  # text files with cells, where null is empty
 
 
-def _suffix(path: Path) -> str:
+def _suffix(path: SourceFile) -> str:
     return Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
 
 

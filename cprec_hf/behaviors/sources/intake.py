@@ -14,6 +14,7 @@ import polars as pl
 from cprec_hf.behaviors.account import Account
 from cprec_hf.behaviors.schema import ALL_DOMAIN_POSITION, EVENT_KEY, INTERACTIONS, ITEM_KEY, About, Behaviors
 from cprec_hf.behaviors.sources.files import Table, said_plainly
+from cprec_hf.behaviors.sources.json_lines import DAMAGED
 from cprec_hf.behaviors.sources.log import (
     ITEM,
     LATEST,
@@ -63,7 +64,7 @@ def take_in(
 
 
 def _flag_items(items: Table, domains: list[str] | None) -> pl.LazyFrame:
-    rows = items.scan(attributes=True).with_columns(pl.col("item_id", "domain", "title").cast(pl.String))
+    rows = items.scan(attributes=True, damaged=True).with_columns(pl.col("item_id", "domain", "title").cast(pl.String))
     title = pl.col("title")
     rows = rows.with_columns(title=clean_title(title), __broken=title.str.contains(NOT_UTF8, literal=True))
     reasons = {
@@ -74,7 +75,7 @@ def _flag_items(items: Table, domains: list[str] | None) -> pl.LazyFrame:
         "title that is not UTF-8": pl.col("__broken"),
     }
     first = ["item_id", "domain", "title"]
-    return rows.with_columns(_first_reason(reasons)).select(*first, pl.exclude(*first, "__broken"))
+    return rows.with_columns(_first_reason(reasons)).select(*first, pl.exclude(*first, "__broken", DAMAGED))
 
 
 def _lookup(catalogue: pl.DataFrame) -> pl.DataFrame:
@@ -88,7 +89,7 @@ def _flag_interactions(
     interactions: Table, lookup: pl.DataFrame, about: About, unit: Unit, domains: list[str] | None
 ) -> tuple[pl.LazyFrame, pl.DataType]:
     """The interactions in their types with the column `REFUSED`, and the type the raw timestamps have."""
-    rows = interactions.scan()
+    rows = interactions.scan(damaged=True)
     schema = rows.collect_schema()
     raw, dtype = pl.col("timestamp"), schema["timestamp"]
     is_time = about.order == "time"
@@ -136,7 +137,8 @@ def _domain_reasons(domains: list[str] | None) -> dict[str, pl.Expr]:
 
 
 def _first_reason(reasons: Mapping[str, pl.Expr]) -> pl.Expr:
-    return pl.coalesce([pl.when(wrong).then(pl.lit(reason)) for reason, wrong in reasons.items()]).alias(REFUSED)
+    found = [pl.when(wrong).then(pl.lit(reason)) for reason, wrong in reasons.items()]
+    return pl.coalesce(DAMAGED, *found).alias(REFUSED)
 
 
 def _missing(column: str) -> pl.Expr:

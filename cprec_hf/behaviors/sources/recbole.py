@@ -14,10 +14,9 @@ Format: https://recbole.io/atomic_files.html. Quotes are plain characters in it;
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from cprec_hf.behaviors.schema import INTERACTIONS, ITEMS, About, Behaviors
-from cprec_hf.behaviors.sources.files import Table, columns_of, find_files, require_columns
+from cprec_hf.behaviors.sources.files import SourceFile, Table, columns_of, find_files, require_columns
 from cprec_hf.behaviors.sources.intake import take_in
 from cprec_hf.behaviors.sources.timestamps import Unit
 from cprec_hf.errors import InputError
@@ -49,30 +48,29 @@ class RecboleConfig:
         """Raise `InputError` for a mapped column the schema does not have."""
         check_keys(self.columns, {*INTERACTIONS, *ITEMS} - {"domain"}, "`columns`")
 
+    def read(self, where: str) -> Behaviors:
+        """Read the atomic files; `where` names the recipe in error messages.
 
-def read_recbole(config: RecboleConfig, where: str) -> Behaviors:
-    """Read the atomic files of `config`; `where` names the recipe in error messages.
-
-    Raises:
-        InputError: a missing file or column, an unreadable file, and what `intake.take_in` finds.
-    """
-    inter, item = _only_file(config.folder, "inter", where), _only_file(config.folder, "item", where)
-    return take_in(
-        _table(inter, ["user_id", "item_id", "timestamp"], ["rating"], config, where),
-        _table(item, ["item_id", "title"], [], config, where),
-        About(config.name or inter.stem, config.licence, config.citation, "time", config.redistributable),
-        unit=config.timestamp_unit,
-    )
+        Raises:
+            InputError: a missing file or column, an unreadable file, and what `intake.take_in` finds.
+        """
+        inter, item = _only_file(self.folder, "inter", where), _only_file(self.folder, "item", where)
+        return take_in(
+            _table(inter, ["user_id", "item_id", "timestamp"], ["rating"], self, where),
+            _table(item, ["item_id", "title"], [], self, where),
+            About(self.name or inter.stem, self.licence, self.citation, "time", self.redistributable),
+            unit=self.timestamp_unit,
+        )
 
 
-def _only_file(folder: str, suffix: str, where: str) -> Path:
+def _only_file(folder: str, suffix: str, where: str) -> SourceFile:
     files = find_files(f"{folder}/*.{suffix}", where)
     if len(files) > 1:
         raise InputError(f"{where}: {folder} holds {len(files)} .{suffix} files; one is expected")
     return files[0]
 
 
-def _table(path: Path, required: list[str], optional: list[str], config: RecboleConfig, where: str) -> Table:
+def _table(path: SourceFile, required: list[str], optional: list[str], config: RecboleConfig, where: str) -> Table:
     typed = {column.split(":")[0]: column for column in columns_of(path)}
     wanted = {name: config.columns.get(name, name) for name in required}
     titles = [name for name in typed if name.endswith("title")]

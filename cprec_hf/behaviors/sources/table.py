@@ -5,7 +5,8 @@
       name: my-shop
       licence: proprietary
       citation: none
-      interactions: ${MY_DATA}/events-*.parquet     # a path, a glob, a list, or hf://datasets/USER/NAME/FILE
+      interactions: ${MY_DATA}/events-*.parquet     # a path, a glob, a list, hf://datasets/USER/NAME/FILE, or
+                                                    # {dataset: USER/NAME, config: CONFIG, split: SPLIT}
       items: ${MY_DATA}/products.jsonl
       columns: {user_id: customer, item_id: sku, timestamp: bought_at}
       item_columns: {title: product_name}           # only where the items' file names a column differently
@@ -19,11 +20,11 @@ in the interactions, give that same file as `items` too: the first row of an ite
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal
 
 from cprec_hf.behaviors.schema import ALL_DOMAIN_POSITION, INTERACTIONS, ITEMS, About, Behaviors
-from cprec_hf.behaviors.sources.files import Table, columns_of, find_files, require_columns
+from cprec_hf.behaviors.sources.files import SourceFile, Table, columns_of, find_files, require_columns
+from cprec_hf.behaviors.sources.hub_dataset import HubDataset
 from cprec_hf.behaviors.sources.intake import take_in
 from cprec_hf.behaviors.sources.timestamps import Unit
 from cprec_hf.errors import InputError
@@ -42,10 +43,11 @@ class TableConfig:
     """Its licence, in words or as an SPDX identifier."""
     citation: str
     """Whom to cite."""
-    interactions: str | list[str]
-    """Files of interactions: .parquet, .csv, .tsv, .jsonl (the last three also with .gz); `${VARIABLE}` is expanded."""
-    items: str | list[str]
-    """Files of items; their columns that have no place in the schema are kept as attributes."""
+    interactions: str | list[str] | HubDataset
+    """Files of interactions: .parquet, .csv, .tsv, .jsonl (the last three also with .gz); `${VARIABLE}` is expanded.
+    Or a dataset of the Hub, whose files may be these: `{dataset: USER/NAME}`."""
+    items: str | list[str] | HubDataset
+    """The same for the items; their columns that have no place in the schema are kept as attributes."""
     columns: dict[str, str] = field(default_factory=dict)
     """Our name -> the files' name, for both tables; a column not listed has our name."""
     item_columns: dict[str, str] = field(default_factory=dict)
@@ -69,28 +71,31 @@ class TableConfig:
         if self.domains is not None and not self.domains:
             raise InputError("`domains` is an empty list; leave it out to take all domains")
 
+    def read(self, where: str) -> Behaviors:
+        """Read the two tables; `where` names the recipe in error messages.
 
-def read_table(config: TableConfig, where: str) -> Behaviors:
-    """Read the two tables of `config`; `where` names the recipe in error messages.
+        Raises:
+            InputError: a missing file or column, an unreadable file, and what `intake.take_in` finds.
+        """
+        interactions, items = _files(self.interactions, where), _files(self.items, where)
+        wanted = {name: self.columns.get(name, name) for name in ("user_id", "item_id", "domain", "timestamp")}
+        wanted |= {name: self.columns[name] for name in OPTIONAL if name in self.columns}
+        wanted_items = {name: self.columns.get(name, name) for name in ITEMS} | self.item_columns
+        return take_in(
+            _table(interactions, wanted, self, where, OPTIONAL),
+            _table(items, wanted_items, self, where, ()),
+            About(self.name, self.licence, self.citation, self.order, self.redistributable),
+            unit=self.timestamp_unit,
+            domains=self.domains,
+        )
 
-    Raises:
-        InputError: a missing file or column, an unreadable file, and what `intake.take_in` finds.
-    """
-    interactions, items = find_files(config.interactions, where), find_files(config.items, where)
-    wanted = {name: config.columns.get(name, name) for name in ("user_id", "item_id", "domain", "timestamp")}
-    wanted |= {name: config.columns[name] for name in OPTIONAL if name in config.columns}
-    wanted_items = {name: config.columns.get(name, name) for name in ITEMS} | config.item_columns
-    return take_in(
-        _table(interactions, wanted, config, where, OPTIONAL),
-        _table(items, wanted_items, config, where, ()),
-        About(config.name, config.licence, config.citation, config.order, config.redistributable),
-        unit=config.timestamp_unit,
-        domains=config.domains,
-    )
+
+def _files(given: str | list[str] | HubDataset, where: str) -> tuple[SourceFile, ...]:
+    return find_files(given.files(where) if isinstance(given, HubDataset) else given, where)
 
 
 def _table(
-    paths: tuple[Path, ...], wanted: dict[str, str], config: TableConfig, where: str, optional: tuple[str, ...]
+    paths: tuple[SourceFile, ...], wanted: dict[str, str], config: TableConfig, where: str, optional: tuple[str, ...]
 ) -> Table:
     columns = {path: columns_of(path) for path in paths}
     first = columns[paths[0]]

@@ -101,7 +101,7 @@ def test_what_cannot_be_found_is_said(
         ("a.jsonl", b'[{"id": "a"}]\n', r"a\.jsonl, line 1: not a JSON object"),
         ("a.jsonl.gz", gzip.compress(b'{"id": "a"}\n{"id": \n', mtime=0), r"a\.jsonl\.gz, line 2: not JSON"),
         ("a.csv", b"id,n\na,1\nb,2,3\n", r"a\.csv, line 3: 3 fields under a header of 2"),
-        ("a.csv", b"", r"a\.csv: cannot be read: .*empty"),
+        ("a.csv", b"", r"a\.csv, line 1: the file is empty"),
         ("a.parquet", b"PAR1 no PAR1", r"a\.parquet: cannot be read"),
     ],
 )
@@ -136,3 +136,49 @@ def test_a_repo_of_the_hub_is_read_at_its_revision(write: Callable[..., Path], t
         environment: dict[str, Any] = {**os.environ, **hub.env, "HF_HOME": str(tmp_path / "home")}
         run = subprocess.run([sys.executable, "-c", code, *paths], env=environment, capture_output=True, text=True)
     assert run.stdout.splitlines() == ["1.csv 2.csv ['007', '007', 'x']", "1.csv ['007']"], run.stderr
+
+
+RANGES = """
+import json, sys
+from huggingface_hub.hf_file_system import HfFileSystemFile
+from cprec_hf.behaviors.sources.files import Table, find_files
+import polars as pl
+
+fetched = []
+fetch = HfFileSystemFile._fetch_range
+def counted(self, start, end):
+    fetched.append(end - start)
+    return fetch(self, start, end)
+HfFileSystemFile._fetch_range = counted
+
+files = find_files(sys.argv[1], "r.yaml")
+table = Table(files, {"item_id": "id"})
+found = [str(file) for file in files]
+rows = table.scan().collect(engine="streaming")["item_id"].to_list()
+one = sum(fetched)
+first = table.scan().head(3).collect(engine="streaming")["item_id"].to_list()
+few = sum(fetched) - one
+counted_rows = table.scan(damaged=True).select(pl.len()).collect(engine="streaming").item()
+whole = table.scan(attributes=True).filter(pl.col("item_id") == 9_500).collect(engine="streaming")
+print(json.dumps([found, rows, first, counted_rows, one, few, whole.columns, whole["blob"][0]]))
+"""
+
+
+def test_parquet_of_the_hub_is_read_by_ranges_of_the_columns_that_are_needed(hub_machine: Any, tmp_path: Path) -> None:
+    (tmp_path / "repo" / "data").mkdir(parents=True)
+    for part in range(2):
+        ids = pl.Series("id", range(part * 8_000, part * 8_000 + 8_000))
+        blobs = pl.Series("blob", [os.urandom(200).hex() for _ in ids])
+        pl.DataFrame([ids, blobs]).write_parquet(tmp_path / f"repo/data/{part}.parquet", row_group_size=2_000)
+    expected = pl.read_parquet(tmp_path / "repo/data/1.parquet").filter(pl.col("id") == 9_500)["blob"][0]
+    repo, commit = hub_machine.push(tmp_path / "repo", "logs", "dataset")
+    found, rows, first, n, one, few, columns, blob = hub_machine.run(
+        RANGES, f"hf://datasets/{repo}@main/data/*.parquet"
+    )
+    assert found == [f"hf://datasets/{repo}@{commit}/data/{part}.parquet" for part in range(2)]
+    assert rows == list(range(16_000)) and first == [0, 1, 2] and n == 16_000
+    assert columns == ["item_id", "blob"] and blob == expected
+    size = sum(path.stat().st_size for path in (tmp_path / "repo/data").iterdir())
+    assert size > 3_000_000 and one < size / 10, "the other column stayed where it is"
+    assert few < one / 2, "and so did the row groups after the first rows"
+    assert not list(hub_machine.home.rglob("*.parquet"))

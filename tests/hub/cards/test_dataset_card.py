@@ -122,8 +122,10 @@ def test_the_recipe_names_files_and_no_folders() -> None:
     facts = corpus_facts()
     facts["tokenizer"] = "/home/someone/weights/qwen"
     facts["source"]["more"] = {"path": "${DATA}/someone/x.csv", "hub": "hf://datasets/a/b/c.parquet"}
+    facts["source"]["more"] |= {"dataset": "me/my-logs"}
     recipe = recipe_of(facts)
     source = recipe["source"]
+    assert source["more"].pop("dataset") == "me/my-logs"
     assert (source["interactions"], source["items"]) == ("place.csv", ["a.csv", "items.csv"])
     assert source["more"] == {"path": "${DATA}/x.csv", "hub": "hf://datasets/a/b/c.parquet"}
     assert (recipe["tokenizer"], recipe["output"]) == ("qwen", "corpus")
