@@ -10,6 +10,9 @@ baseline throws the bytes away; reading takes user, item, time and rating of eve
 Per core: the process is pinned to one core and Polars to one thread (`POLARS_MAX_THREADS=1`), rounds alternate, and the
 best of five counts; CPU seconds, since a neighbour's load is not ours. Beside it, on two cores, wall seconds of reading
 with decompression in a thread of its own. Exits non-zero if a value differs from those of a `json.loads` loop.
+
+The aim is .7 per core, and it is missed: about .3. ISA-L gives 540 MB/s; Polars' JSON parser, which looks at every byte
+of the fields it skips, takes 300 to 400 MB/s for itself. (Against Python's `gzip` the same reading would be 1.1.)
 """
 
 from __future__ import annotations

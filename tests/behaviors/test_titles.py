@@ -2,13 +2,16 @@ import html
 import re
 import unicodedata
 from html.entities import html5
+from pathlib import Path
 
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cprec_hf.behaviors import read_source
 from cprec_hf.behaviors.titles import clean_title, clean_titles
+from cprec_hf.corpus.template import DELIMITER
 
 PIECES = [
     "&amp;",
@@ -55,6 +58,29 @@ def test_titles_follow_the_rules_whatever_they_hold(titles: list[str]) -> None:
     assert clean_titles(cleaned) == cleaned
     frame = pl.DataFrame({"title": titles}, schema={"title": pl.String}).lazy().select(clean_title(pl.col("title")))
     assert frame.collect(engine="streaming")["title"].to_list() == cleaned
+
+
+@given(st.lists(TEXT, max_size=6))
+def test_no_title_can_hide_a_delimiter_or_a_control_character(titles: list[str]) -> None:
+    for title in clean_titles(titles):
+        assert DELIMITER not in title and title == title.strip()
+        assert not [c for c in title if unicodedata.category(c) in ("Cc", "Cf", "Zl", "Zp")]
+
+
+@settings(max_examples=25)
+@given(titles=st.lists(TEXT | st.none(), min_size=1, max_size=6))
+def test_every_title_that_is_taken_in_is_there_and_clean(titles: list[str | None], tmp_path: Path) -> None:
+    titles = ["a title that stays", *titles]
+    ids = [str(i) for i in range(len(titles))]
+    pl.DataFrame({"item_id": ids, "domain": "Books", "title": titles}).write_parquet(tmp_path / "items.parquet")
+    log = pl.DataFrame({"user_id": "u", "item_id": ids, "domain": "Books", "timestamp": 5})
+    log.write_parquet(tmp_path / "log.parquet")
+    files = {"interactions": str(tmp_path / "log.parquet"), "items": str(tmp_path / "items.parquet")}
+    about = {"name": "shop", "licence": "x", "citation": "x"}
+    behaviors = read_source({"kind": "table", **about, **files}, "r.yaml").validate()
+    kept = {i: reference(t) for i, t in zip(ids, titles, strict=True) if t is not None and reference(t)}
+    assert dict(behaviors.items.select("item_id", "title").collect().rows()) == kept
+    assert set(behaviors.interactions.collect()["item_id"]) == set(kept)
 
 
 @pytest.mark.parametrize(

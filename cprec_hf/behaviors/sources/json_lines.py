@@ -27,7 +27,7 @@ from cprec_hf.behaviors.sources.literal_lines import as_json
 SUFFIXES = (".jsonl", ".ndjson", ".json")
 DAMAGED = "__damaged"
 TRUNCATED = "truncated last line"
-BLOCK_BYTES = 4 << 20
+BLOCK_BYTES = 16 << 20
 ROWS_TO_FIND_KEYS = 10_000
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 WHITE = b" \t\r\n"
