@@ -15,6 +15,8 @@ import pyarrow as pa
 
 from cprec_hf.errors import InputError
 
+_CHUNK = 1 << 17  # rows scored at once: bounds the memory that takes
+
 
 @dataclass(frozen=True)
 class MemoriserResult:
@@ -58,16 +60,7 @@ def memoriser_scores(
         InputError: rows of different numbers of candidates.
     """
     known, asked, targets = _codes(known_candidates, candidates, known_targets)
-    sets = np.concatenate([np.sort(known, axis=1), np.sort(asked, axis=1)])
-    _, key = np.unique(sets, axis=0, return_inverse=True)
-    key = key.reshape(-1)
-    n_items = int(max(sets.max(initial=0), targets.max(initial=0))) + 1
-    learnt, times = np.unique(key[: len(known)] * n_items + targets, return_counts=True)
-    wanted = key[len(known) :, None] * n_items + asked
-    if not len(learnt):
-        return np.zeros(wanted.shape, dtype=np.float32)
-    at = np.minimum(np.searchsorted(learnt, wanted), len(learnt) - 1)
-    return np.where(learnt[at] == wanted, times[at], 0).astype(np.float32)
+    return _scores(known, targets, asked, _same_sets(np.concatenate([known, asked])))
 
 
 def memoriser_hit_rate(
@@ -85,12 +78,58 @@ def memoriser_hit_rate(
     Raises:
         InputError: rows of different numbers of candidates.
     """
-    scores = memoriser_scores(known_candidates, known_targets, candidates)
-    asked, wanted = _codes(candidates, [], targets)[::2]
-    best = scores == scores.max(axis=1, keepdims=True, initial=0)
-    recognised = scores.max(axis=1, initial=0) > 0
-    share = ((asked == wanted[:, None]) & best).any(axis=1) / np.maximum(best.sum(axis=1), 1)
-    return MemoriserResult(len(scores), int(recognised.sum()), float(share[recognised].sum()), scores.shape[1])
+    known, asked, codes = _codes(known_candidates, candidates, [*known_targets, *targets])
+    return hit_rate_of_numbers(known, codes[: len(known)], asked, codes[len(known) :])
+
+
+def hit_rate_of_numbers(
+    known: np.ndarray, known_targets: np.ndarray, asked: np.ndarray, targets: np.ndarray
+) -> MemoriserResult:
+    """`memoriser_hit_rate` of items given by their numbers, none of them negative.
+
+    Args:
+        known, known_targets: int [known, count] and [known].
+        asked, targets: int [rows, count] and [rows].
+    """
+    sets = _same_sets(np.concatenate([known, asked]))
+    learnt, recognised, hits = np.unique(sets[: len(known)]), 0, 0.0
+    seen = np.flatnonzero(np.isin(sets[len(known) :], learnt))  # all others are guesses
+    for begin in range(0, len(seen), _CHUNK):
+        rows = seen[begin : begin + _CHUNK]
+        scores = _scores(known, known_targets, asked[rows], np.append(sets[: len(known)], sets[len(known) + rows]))
+        best = (scores == scores.max(axis=1, keepdims=True)) & (scores > 0)
+        share = ((asked[rows] == targets[rows][:, None]) & best).any(axis=1) / np.maximum(best.sum(axis=1), 1)
+        recognised += int(best.any(axis=1).sum())
+        hits += float(share.sum())
+    return MemoriserResult(len(asked), recognised, hits, asked.shape[1])
+
+
+def _scores(known: np.ndarray, targets: np.ndarray, asked: np.ndarray, sets: np.ndarray) -> np.ndarray:
+    """`memoriser_scores` of numbers; `sets` numbers the set of each row, those of `known` first."""
+    n_items = int(max(asked.max(initial=0), targets.max(initial=0))) + 1
+    learnt, times = np.unique(sets[: len(known)] * n_items + targets, return_counts=True)
+    wanted = sets[len(known) :, None] * n_items + asked
+    if not len(learnt):
+        return np.zeros(wanted.shape, dtype=np.float32)
+    at = np.minimum(np.searchsorted(learnt, wanted), len(learnt) - 1)
+    return np.where(learnt[at] == wanted, times[at], 0).astype(np.float32)
+
+
+def _same_sets(rows: np.ndarray) -> np.ndarray:
+    """A number for each row [rows, count] of items, equal for the rows that hold the same ones; int64 [rows].
+
+    Rows are told apart by a hash, the sum of a random word an item, and those it finds equal are compared.
+    """
+    words = np.random.default_rng(0).integers(0, 1 << 64, int(rows.max(initial=0)) + 1, dtype=np.uint64, endpoint=False)
+    hashes = np.zeros(len(rows), dtype=np.uint64)
+    for column in rows.T:
+        hashes += words[column]
+    _, first, sets, times = np.unique(hashes, return_index=True, return_inverse=True, return_counts=True)
+    shared = np.flatnonzero(times[sets] > 1)
+    same = np.sort(rows[shared], axis=1) == np.sort(rows[first[sets[shared]]], axis=1)
+    if same.all():
+        return sets.reshape(-1).astype(np.int64)
+    return np.unique(np.sort(rows, axis=1), axis=0, return_inverse=True)[1].reshape(-1).astype(np.int64)
 
 
 def _codes(
