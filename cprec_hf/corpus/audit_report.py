@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 
 from cprec_hf.errors import InputError
+from cprec_hf.hub.markdown import table
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,22 @@ class AuditReport:
         """The checks as a Markdown table."""
         body = [f"| {row.check} | {'yes' if row.passed else 'NO'} | {row.n:,} | {row.detail} |" for row in self.rows]
         return "\n".join(["| check | passed | rows | found |", "|---|---|---:|---|", *body])
+
+    def figures_tables(self) -> str:
+        """The figures as Markdown tables: titles that repeat, and what each two domains share."""
+        if not self.figures:
+            return ""
+        overlap, titles = self.figures["overlap"], self.figures["titles"]
+        columns = ["domain", "items", "share their title within the domain", "share it with another domain"]
+        parts = [table(columns, [[name, *counts.values()] for name, counts in titles.items()])]
+        for key, what in {
+            "users": "users active in both",
+            "item_ids": "item ids in both",
+            "titles": "titles in both",
+        }.items():
+            rows = [[name, *row] for name, row in zip(overlap["domains"], overlap[key], strict=True)]
+            parts.append(table([what, *overlap["domains"]], rows))
+        return "\n\n".join(parts)
 
     def require(self) -> AuditReport:
         """This report.
