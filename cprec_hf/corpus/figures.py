@@ -18,6 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
+from matplotlib.ticker import LogLocator, NullLocator
 
 from cprec_hf.hub.curves import STYLE, png
 from cprec_hf.hub.markdown import one_line
@@ -101,14 +102,14 @@ def draw_lengths(figures: Mapping[str, Any], domains: Mapping[str, Mapping[str, 
     """A PNG of two histograms: interactions of a user in a domain, and tokens of a pre-training document."""
     interactions, documents = figures["user_interactions"], figures["document_tokens"]
     with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(10.5, 3.2), layout="constrained")
-        left, right = figure.subplots(1, 2)
+        figure = Figure(figsize=(10, 3))
+        left, right = figure.add_axes((0, 0, 0.36, 1)), figure.add_axes((0.64, 0, 0.36, 1))
         lines = _few({name: np.array(users) for name, users in interactions["users"].items()}, domains)
         edges = np.array(interactions["edges"], dtype=np.float64)
         for (name, users), colour in zip(lines.items(), _COLOURS, strict=False):
             left.stairs(users, edges, label=name, color=colour, lw=1.4)
-        left.set_xscale("log")
-        left.set_yscale("log")
+        left.set(xscale="log", yscale="log")
+        left.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=20))
         left.set(title="histories", xlabel="interactions of a user in a domain", ylabel="users")
         filled = np.flatnonzero(np.sum(list(lines.values()), axis=0))
         left.set(xlim=(edges[filled[0]] / 1.1, edges[filled[-1] + 1] * 1.1), ylim=(0.8, None))
@@ -120,13 +121,14 @@ def draw_lengths(figures: Mapping[str, Any], domains: Mapping[str, Mapping[str, 
         right.set_ylim(bottom=0)
         right.set_xlim(left=0)
         for panel in (left, right):
-            panel.xaxis.set_major_formatter(lambda value, _: compact(value))
-            panel.yaxis.set_major_formatter(lambda value, _: compact(value))
+            for axis in (panel.xaxis, panel.yaxis):
+                axis.set_major_formatter(lambda value, _: compact(value))
+                axis.set_minor_locator(NullLocator())
             panel.grid(axis="y", lw=0.4, color="#e2e8f0")
             panel.set_axisbelow(True)
-        left.legend(frameon=False, fontsize=7.5, loc="upper left", bbox_to_anchor=(1.0, 1.0), borderaxespad=0)
+        left.legend(frameon=False, fontsize=7.5, loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0)
         right.legend(frameon=False, fontsize=7.5)
-        return png(figure)
+        return png(figure, tight=True)
 
 
 def label(name: str, slug: str) -> str:
