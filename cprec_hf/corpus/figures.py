@@ -29,6 +29,7 @@ MOST_LINES = 10
 MOST_NUMBERS = 12
 """With more domains, cells are too small for their numbers."""
 _FONT = "DejaVu Sans"
+_LABEL = 8  # points
 _STYLE = {**STYLE, "font.family": _FONT, "axes.titlesize": 10, "axes.titlelocation": "left"}
 _CPT, _DOWNSTREAM = "#1a202c", "#c05621"
 _COLOURS = (
@@ -76,34 +77,43 @@ def draw_overlap(overlap: Mapping[str, Any], domains: Mapping[str, Mapping[str, 
     names = overlap["domains"]
     labels = [label(name, domains[name]["slug"]) for name in names]
     downstream = [domains[name]["role"] == "downstream" for name in names]
-    side = max(2.7, len(names) * min(max(3.6 / len(names), 0.24), 0.6))  # inches of a panel
+    side = max(2.7, len(names) * min(max(3.6 / len(names), 0.24), 0.6))
+    longest = max(map(_inches, labels))
+    left, below, above = longest + 0.15, 0.75 * longest + 0.4, 0.3
+    size = np.array([left + 2 * side + 1.1, below + side + above])  # inches, like all of these
     with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(2 * side + 0.8, side))
+        figure = Figure(figsize=size.tolist())
         for number, (key, what) in enumerate((("users", "users active"), ("titles", "titles"))):
-            panel = figure.add_axes((number * (side + 0.2) / (2 * side + 0.8), 0, side / (2 * side + 0.8), 1))
+            place = (left + number * (side + 0.2), below, side, side)
+            panel = figure.add_axes(np.divide(place, np.tile(size, 2)).tolist())
             image = _heatmap(panel, np.array(overlap[key]))
             panel.set_title(f"{what} in both domains")
-            panel.set_xticks(range(len(names)), labels, rotation=45, ha="right", rotation_mode="anchor", fontsize=8)
+            panel.set_xticks(
+                range(len(names)), labels, rotation=45, ha="right", rotation_mode="anchor", fontsize=_LABEL
+            )
             _colour_ticks(panel.get_xticklabels(), downstream)
-            panel.set_yticks(range(len(names)), labels if number == 0 else [], fontsize=8)
+            panel.set_yticks(range(len(names)), labels if number == 0 else [], fontsize=_LABEL)
             _colour_ticks(panel.get_yticklabels(), downstream)
-        bar = figure.colorbar(image, cax=figure.add_axes((1 - 0.25 / (2 * side + 0.8), 0, 0.1 / (2 * side + 0.8), 1)))
-        bar.set_label("share of the smaller domain", fontsize=8)
+        scale = (left + 2 * side + 0.35, below, 0.1, side)
+        bar = figure.colorbar(image, cax=figure.add_axes(np.divide(scale, np.tile(size, 2)).tolist()))
+        bar.set_label("share of the smaller domain", fontsize=_LABEL)
+        bar.ax.tick_params(labelsize=_LABEL)
         bar.outline.set_visible(False)
         bar.ax.yaxis.set_major_formatter(lambda share, _: f"{share:.0%}")
-        figure.axes[0].set_xlabel("grey: a domain itself", fontsize=8, color=_CPT, loc="left")
-        figure.axes[1].set_xlabel(
-            "orange: domains kept out of pre-training", fontsize=8, color=_DOWNSTREAM, loc="right"
+        figure.text(left / size[0], 0.1 / size[1], "grey: a domain itself", fontsize=_LABEL, color=_CPT)
+        said = "orange: domains kept out of pre-training"
+        figure.text(
+            (left + 2 * side + 0.2) / size[0], 0.1 / size[1], said, fontsize=_LABEL, color=_DOWNSTREAM, ha="right"
         )
-        return png(figure, tight=True)
+        return png(figure)
 
 
 def draw_lengths(figures: Mapping[str, Any], domains: Mapping[str, Mapping[str, Any]]) -> bytes:
     """A PNG of two histograms: interactions of a user in a domain, and tokens of a pre-training document."""
     interactions, documents = figures["user_interactions"], figures["document_tokens"]
     with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(10, 3))
-        left, right = figure.add_axes((0, 0, 0.36, 1)), figure.add_axes((0.64, 0, 0.36, 1))
+        figure = Figure(figsize=(10.5, 3.3))
+        left, right = figure.add_axes((0.065, 0.15, 0.36, 0.77)), figure.add_axes((0.685, 0.15, 0.3, 0.77))
         lines = _few({name: np.array(users) for name, users in interactions["users"].items()}, domains)
         edges = np.array(interactions["edges"], dtype=np.float64)
         for (name, users), colour in zip(lines.items(), _COLOURS, strict=False):
@@ -128,7 +138,7 @@ def draw_lengths(figures: Mapping[str, Any], domains: Mapping[str, Mapping[str, 
             panel.set_axisbelow(True)
         left.legend(frameon=False, fontsize=7.5, loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0)
         right.legend(frameon=False, fontsize=7.5)
-        return png(figure, tight=True)
+        return png(figure)
 
 
 def label(name: str, slug: str) -> str:
@@ -137,6 +147,14 @@ def label(name: str, slug: str) -> str:
     font = get_font(findfont(_FONT))
     drawable = line and all(font.get_char_index(ord(c)) for c in line)
     return _short(line if drawable else slug)
+
+
+def _inches(text: str) -> float:
+    """How wide a label is drawn."""
+    font = get_font(findfont(_FONT))
+    font.set_size(_LABEL, 72)
+    font.set_text(text, 0.0)
+    return float(font.get_width_height()[0]) / 64 / 72
 
 
 def compact(value: float) -> str:

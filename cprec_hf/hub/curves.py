@@ -137,10 +137,10 @@ def shade_phases(panel: Axes, curve: Curve) -> None:
         )
 
 
-def png(figure: Figure, *, tight: bool = False) -> bytes:
-    """The figure as PNG, without what would make the bytes differ between two runs; `tight`: cut to what it shows."""
+def png(figure: Figure) -> bytes:
+    """The figure as PNG, without what would make the bytes differ between two runs."""
     file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=130, metadata={"Software": None}, bbox_inches="tight" if tight else None)
+    figure.savefig(file, format="png", dpi=130, metadata={"Software": None})
     return file.getvalue()
 
 
