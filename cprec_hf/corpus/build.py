@@ -157,8 +157,8 @@ def build_from(behaviors: Behaviors, config: CorpusConfig, *, overwrite: bool = 
         }  # fmt: skip
         _write_facts(folder, facts)
         audit = replace(audit_corpus(folder), folder=config.output).require()
-        lengths = user_interactions({domain: figure.lengths for domain, figure in figures.items()})
-        facts |= {"audit": audit.to_dicts(), "figures": audit.figures | {"user_interactions": lengths}}
+        per_user = user_interactions({domain: figure.lengths for domain, figure in figures.items()})
+        facts |= {"audit": audit.to_dicts(), "figures": audit.figures | {"user_interactions": per_user}}
         write_figures(folder, facts)
         _write_facts(folder, facts)
         _next(bar, "done")
