@@ -8,6 +8,7 @@ batches, so a corpus larger than memory is audited too (`audit_batches.py`).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,9 @@ def audit_corpus(folder: str | Path) -> AuditReport:
     try:
         files = config_files(folder)
         _check_counts(files, facts, tally)
-        rows, figures = _check_contents(folder, files, facts, encoder, tally)
+        with ThreadPoolExecutor(1) as beside:  # the hash reads all files too, and waits for none of the checks
+            content = beside.submit(content_sha256, folder)
+            rows, figures = _check_contents(folder, files, facts, encoder, content, tally)
     except _UNREADABLE as error:  # a promise that cannot be looked at is not kept
         found = " ".join(f"{type(error).__name__}: {error}".split())
         return AuditReport(str(folder), [*tally.rows(), AuditRow("files and facts can be read", False, 0, found)])
@@ -56,7 +59,7 @@ def audit_corpus(folder: str | Path) -> AuditReport:
 
 
 def _check_contents(
-    folder: Path, files: _Files, facts: Mapping[str, Any], encoder: Encoder, tally: Tally
+    folder: Path, files: _Files, facts: Mapping[str, Any], encoder: Encoder, content: Future[str], tally: Tally
 ) -> tuple[list[AuditRow], dict[str, Any]]:
     template, domains = load_template(facts["template"]["version"]), list(facts["domains"])
     downstream = {d: f"sft-{about['slug']}" for d, about in facts["domains"].items() if about["role"] == "downstream"}
@@ -76,7 +79,7 @@ def _check_contents(
         memoriser.append(audit.check(files[config], tally, figures))
     rows = tally.rows() + memoriser
     hashes = {
-        "content hash": (content_sha256(folder), facts["content_sha256"]),
+        "content hash": (content.result(), facts["content_sha256"]),
         "hash of the candidates": (candidates_sha256(folder), facts["candidates"]["sha256"]),
     }
     for name, (found, recorded) in hashes.items():
