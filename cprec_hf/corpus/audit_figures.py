@@ -39,7 +39,7 @@ class Figures:
         masks = np.zeros((len(hashes), self._words), dtype=np.uint64)
         active = np.zeros(len(hashes) * len(self.domains), dtype=bool)
         active[users * len(self.domains) + domains] = True
-        for domain, column in enumerate(active.reshape(len(hashes), -1).T):
+        for domain, column in enumerate(active.reshape(len(hashes), len(self.domains)).T):
             masks[:, domain // _WORD] |= column.astype(np.uint64) << np.uint64(domain % _WORD)
         some = masks.any(axis=1)
         self._hashes.append(hashes[some])
