@@ -73,10 +73,10 @@ def _check_contents(
     figures = Figures(domains)
     opening = encoder.documents(headers).lengths
     DocumentAudit(facts, items, opening, held, cuts, encoder).check(files["cpt"], tally, figures)
-    memoriser = []
+    memoriser: list[AuditRow] = []
     for domain, config in downstream.items():
         audit = ExampleAudit(facts, items, domain, held[domain], encoder)
-        memoriser.append(audit.check(files[config], tally, figures))
+        memoriser += audit.check(files[config], tally, figures)
     rows = tally.rows() + memoriser
     hashes = {
         "content hash": (content.result(), facts["content_sha256"]),

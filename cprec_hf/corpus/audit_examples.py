@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +19,7 @@ from cprec_hf.corpus.audit_batches import (
     sampled_tokens,
     sums,
 )  # fmt: skip
-from cprec_hf.corpus.audit_candidates import check_candidates, memoriser_row
+from cprec_hf.corpus.audit_candidates import Asked, candidate_sets, check_candidates, memoriser_row
 from cprec_hf.corpus.audit_figures import Figures
 from cprec_hf.corpus.audit_held import HeldOut
 from cprec_hf.corpus.audit_report import AuditRow, Tally
@@ -39,9 +40,8 @@ class Found:
     """Of train: what users with held-out events did, as in `HeldOut.keys`, sorted."""
     last: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
     """Of train: users with held-out events, and the times of their rows."""
-    candidates: list[Ragged] = field(default_factory=list)
-    """Of what is held out: rows of the catalogue."""
-    targets: list[np.ndarray] = field(default_factory=list)
+    asked: dict[str, Asked] = field(default_factory=lambda: defaultdict(Asked))
+    """Of what is held out: what the memoriser learns or is asked, by column."""
 
 
 @dataclass(frozen=True)
@@ -54,38 +54,47 @@ class ExampleAudit:
     held: HeldOut
     encoder: Encoder
 
-    def check(self, files: Mapping[str, list[Path]], tally: Tally, figures: Figures) -> AuditRow:
+    def check(self, files: Mapping[str, list[Path]], tally: Tally, figures: Figures) -> list[AuditRow]:
         """Count into `tally` and `figures`; returns how the memoriser did."""
+        sets = candidate_sets(self.facts)
         seen, found = np.zeros(0, dtype=np.int64), {split: Found(Tally(), figures) for split in SPLITS}
         for split in SPLITS:
             where = f"sft-{self.facts['domains'][self.domain]['slug']}/{split}"
             work = self._work(split, seen)
-            for piece in each_piece(files[split], work, COLUMNS, NAMES, where):
+            columns = (*COLUMNS, *sets)
+            for piece in each_piece(files[split], work, columns, (*NAMES, *sets), where):
                 tally.join(piece.tally)
                 figures.join(piece.figures)
-                for name in ("seen", "last", "candidates", "targets"):
-                    getattr(found[split], name).extend(getattr(piece, name))
+                found[split].seen.extend(piece.seen)
+                found[split].last.extend(piece.last)
+                for column, rows in piece.asked.items():
+                    found[split].asked[column].candidates.extend(rows.candidates)
+                    found[split].asked[column].targets.extend(rows.targets)
             if split == "train":
                 seen = np.unique(np.concatenate([seen, *found["train"].seen]))
                 found["train"].seen.clear()
         self._check_order(found["train"].last, tally)
-        known, asked = (found[split] for split in SPLITS[1:])
-        return memoriser_row(self.domain, known.candidates, known.targets, asked.candidates, asked.targets)
+        known, asked = (found[split].asked for split in ("validation", "test"))
+        return [memoriser_row(self.domain, sets[column], known[column], asked[column]) for column in sets]
 
     def _work(self, split: str, seen: np.ndarray) -> Callable[[Iterator[Batch]], Found]:
+        sets = list(candidate_sets(self.facts))
+        shown = ["candidates"] if self.facts["template"]["candidate_list_in_prompt"] else []
+
         def work(batches: Iterator[Batch]) -> Found:
             found = Found(Tally(), Figures(self.items.domains))
             for batch in batches:
-                rows = Rows.read(batch, self.domain, self.items, self.held, found.figures)
+                rows = Rows.read(batch, self.domain, self.items, self.held, sets, found.figures)
                 self._check_texts(rows, found.tally)
                 self._check_leaks(rows, split, found.tally)
-                if split != "train" or self.facts["template"]["candidate_list_in_prompt"]:
-                    check_candidates(rows, split, seen, self.facts["candidates"]["count"], found.tally)
+                for column in sets if split != "train" else shown:
+                    check_candidates(rows, column, split, seen, self.facts["candidates"]["count"], found.tally)
                 if split == "train":
                     self._keep_train(rows, found)
-                else:
-                    found.candidates.append(rows.candidates)
-                    found.targets.append(rows.target)
+                    continue
+                for column in sets:
+                    found.asked[column].candidates.append(rows.lists[column])
+                    found.asked[column].targets.append(rows.target)
             return found
 
         return work
@@ -103,9 +112,9 @@ class ExampleAudit:
             opening = template.block([])
             fixed += int(self.encoder.documents([opening], start=False).lengths[0])
             block = one_each(np.full(len(rows), items.header(1 + len(items.domains))))
-            prompt = block.join(_known(rows.candidates, items)).join(prompt)
-            tokens += sums(items.tokens[rows.candidates.values], rows.candidates.offsets)
-            unknown += sums(rows.candidates.values < 0, rows.candidates.offsets)
+            prompt = block.join(_known(rows.lists["candidates"], items)).join(prompt)
+            tokens += sums(items.tokens[rows.lists["candidates"].values], rows.lists["candidates"].offsets)
+            unknown += sums(rows.lists["candidates"].values < 0, rows.lists["candidates"].offsets)
         wrong = different(batch.rows["prompt"], items.texts(prompt)) | (unknown > 0) | (rows.target < 0)
         wrong |= different(batch.rows["completion"], items.texts(_known(one_each(rows.target), items)))
         tally.mark(
