@@ -20,13 +20,13 @@ check: .venv/.ready ## lint, format and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-e2e: .venv/.ready ## the demo from an installed wheel, outside the checkout; 200 faults over all kinds of push; 40 kills
+e2e: .venv/.ready ## the demo from an installed wheel, outside the checkout; 200 faults over all kinds of push; 80 kills
 	rm -rf build/e2e && mkdir -p build/e2e/run
 	$(BIN)/python -m pip wheel -q --no-deps --no-build-isolation -w build/e2e .
 	$(BIN)/python -m pip install -q --no-deps --target build/e2e/site build/e2e/*.whl
 	cd build/e2e/run && PYTHONPATH=../site ../../../$(BIN)/python -m cprec_hf.cli demo
 	CPREC_FAULTS=200 OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 tests/hub/publishing/test_push_faults.py
-	CPREC_KILLS=20 OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/pytest -n 2 tests/training/test_kills.py
+	CPREC_KILLS=20 OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/pytest -n 2 tests/training/test_kills.py tests/corpus/test_kills.py
 
 bench: .venv/.ready ## every benchmark at toy size
 	@set -e; for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file --toy; done

@@ -170,7 +170,7 @@ def _corpus_audit(given: argparse.Namespace) -> int:
     from cprec_hf.corpus.audit import audit_corpus
 
     report = audit_corpus(given.corpus)
-    print(report.table())
+    print(report.table(), report.figures_tables(), sep="\n\n")
     return 0 if report.passed else 1
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import errno
+import fcntl
+import glob
+import os
 import re
 import shutil
 import signal
@@ -36,17 +39,20 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
 def atomic_folder(path: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
     """Yield an empty temporary folder beside `path`; on success it takes the place of `path`.
 
-    On any exception, Ctrl-C included, the temporary folder is removed and whatever stood at `path` still stands.
+    On any exception, Ctrl-C included, the temporary folder is removed and whatever stood at `path` still stands. What a
+    killed process left for the same `path` is removed by the next one, which knows it by its lock: the system takes
+    that away with the process, so nothing that another is still writing is touched.
 
     Raises:
         InputError: `path` exists already and `overwrite` is false, or cannot be written (said before any work starts).
     """
     path = Path(path)
+    require_writable(path)
+    _clear_leftovers(path)
     refuse_existing(path, overwrite=overwrite)
     path.parent.mkdir(parents=True, exist_ok=True)
-    stem = f".{path.name}.{uuid.uuid4().hex[:8]}"
-    temporary, old = path.with_name(f"{stem}.tmp"), path.with_name(f"{stem}.old.tmp")
-    temporary.mkdir()
+    temporary, lock = _locked_folder(path)
+    old = temporary.with_suffix(".old.tmp")
     try:
         yield temporary
         if path.exists():
@@ -57,6 +63,53 @@ def atomic_folder(path: str | Path, *, overwrite: bool = False) -> Iterator[Path
             old.replace(path)
         shutil.rmtree(temporary, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
+        os.close(lock)
+
+
+def _locked_folder(path: Path) -> tuple[Path, int]:
+    """A new temporary folder beside `path`, and the descriptor that holds its lock."""
+    while True:
+        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+        temporary.mkdir()
+        lock = os.open(temporary, os.O_RDONLY)
+        if _lock(lock) and temporary.exists():  # else someone who clears leftovers was there first
+            return temporary, lock
+        os.close(lock)
+
+
+def _lock(descriptor: int) -> bool:
+    """Lock an open folder; whether it is ours now, as it is where the file system knows no locks."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass
+    return True
+
+
+def _clear_leftovers(path: Path) -> None:
+    """Remove the temporary folders of killed processes for `path`; what one of them had moved away comes back."""
+    name = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{8}}\.tmp")
+    folders = path.parent.iterdir() if path.parent.is_dir() else ()
+    for temporary in [folder for folder in folders if name.fullmatch(folder.name) and folder.is_dir()]:
+        try:
+            lock = os.open(temporary, os.O_RDONLY)
+        except OSError:  # it was renamed or removed in this moment
+            continue
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            old = temporary.with_suffix(".old.tmp")
+            if old.exists() and not path.exists():  # killed between the two renames
+                old.replace(path)
+            shutil.rmtree(temporary, ignore_errors=True)
+        except OSError:  # its process lives, or the file system knows no locks
+            pass
+        finally:
+            os.close(lock)
+    for old in path.parent.glob(f".{glob.escape(path.name)}.????????.old.tmp"):
+        if not old.with_name(f"{old.name.removesuffix('.old.tmp')}.tmp").exists():
+            shutil.rmtree(old, ignore_errors=True)  # killed after both renames
 
 
 def refuse_existing(path: str | Path, *, overwrite: bool) -> None:

@@ -3,6 +3,8 @@
 import os
 import signal
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -53,6 +55,57 @@ def test_an_output_where_nothing_can_be_written_is_said(tmp_path: Path) -> None:
 def test_a_folder_that_can_be_written_is_left_as_it_was(tmp_path: Path) -> None:
     require_writable(tmp_path / "not" / "yet")
     assert list(tmp_path.iterdir()) == []
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from cprec_hf.files import atomic_folder
+
+target, moment = Path(sys.argv[1]), sys.argv[2]
+renames = []
+
+def hook(event, args):
+    if event == "os.rename":
+        renames.append(event)
+        if moment == f"rename {len(renames)}":
+            os.kill(os.getpid(), signal.SIGKILL)
+    if event == "shutil.rmtree" and moment == "behind the renames":
+        os.kill(os.getpid(), signal.SIGKILL)
+
+sys.addaudithook(hook)
+with atomic_folder(target, overwrite=True) as folder:
+    (folder / "a").write_text("new")
+    if moment == "within":
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.parametrize("moment", ["within", "rename 1", "rename 2", "behind the renames"])
+def test_what_a_killed_process_left_is_cleared_by_the_next(moment: str, tmp_path: Path) -> None:
+    target = tmp_path / "a [b]"
+    target.mkdir()
+    (target / "a").write_text("old")
+    done = subprocess.run([sys.executable, "-c", KILLED, target, moment], cwd=Path(__file__).parents[1], check=False)
+    assert done.returncode == -signal.SIGKILL and len(list(tmp_path.iterdir())) >= 2 - (moment == "rename 2")
+    stands = "new" if moment == "behind the renames" else "old"
+    with pytest.raises(InputError, match="exists already"), atomic_folder(target):
+        raise AssertionError("what stood there stands again, and is not replaced unasked")
+    assert list(tmp_path.iterdir()) == [target] and (target / "a").read_text() == stands
+
+
+def test_what_another_process_is_writing_stays(tmp_path: Path) -> None:
+    target = tmp_path / "out"
+    with atomic_folder(target) as one:
+        with atomic_folder(target) as other:
+            (other / "a").write_text("other")
+            assert one.is_dir()
+        assert one.is_dir()
+    similar = tmp_path / ".out.more.12345678.tmp"  # of another output
+    similar.mkdir()
+    with atomic_folder(target, overwrite=True):
+        pass
+    assert similar.is_dir()
 
 
 def test_an_interrupt_waits_for_what_belongs_together() -> None:

@@ -1,23 +1,16 @@
-"""What the audit's two halves share: rows of the report, the running tally, and texts rendered again."""
+"""What the audit's parts share: the rows of its report, the figures beside them, and the running tally."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
-import pyarrow.parquet as pq
 
-from cprec_hf.corpus.encoder import Encoder
-from cprec_hf.corpus.template import DELIMITER
 from cprec_hf.errors import InputError
-
-BATCH_ROWS = 1 << 14
-SAMPLE_ROWS = 256
-"""Texts of a batch that are encoded whole, beside the sums over their lines that are taken of all."""
+from cprec_hf.hub.markdown import table
 
 
 @dataclass(frozen=True)
@@ -38,6 +31,8 @@ class AuditReport:
 
     folder: str
     rows: list[AuditRow]
+    figures: dict[str, Any] = field(default_factory=dict)
+    """What was counted and is no breach (see `audit_figures.Figures`); empty if the files could not be read."""
 
     @property
     def passed(self) -> bool:
@@ -52,6 +47,22 @@ class AuditReport:
         """The checks as a Markdown table."""
         body = [f"| {row.check} | {'yes' if row.passed else 'NO'} | {row.n:,} | {row.detail} |" for row in self.rows]
         return "\n".join(["| check | passed | rows | found |", "|---|---|---:|---|", *body])
+
+    def figures_tables(self) -> str:
+        """The figures as Markdown tables: titles that repeat, and what each two domains share."""
+        if not self.figures:
+            return ""
+        overlap, titles = self.figures["overlap"], self.figures["titles"]
+        columns = ["domain", "items", "share their title within the domain", "share it with another domain"]
+        parts = [table(columns, [[name, *counts.values()] for name, counts in titles.items()])]
+        for key, what in {
+            "users": "users active in both",
+            "item_ids": "item ids in both",
+            "titles": "titles in both",
+        }.items():
+            rows = [[name, *row] for name, row in zip(overlap["domains"], overlap[key], strict=True)]
+            parts.append(table([what, *overlap["domains"]], rows))
+        return "\n\n".join(parts)
 
     def require(self) -> AuditReport:
         """This report.
@@ -70,13 +81,30 @@ class Tally:
     """Counts per check while files pass by in batches."""
 
     checks: dict[str, tuple[int, int, str]] = field(default_factory=dict)
+    """Check -> rows looked at, rows that break it, the first of them in words."""
 
     def add(self, check: str, n: int, bad: pl.DataFrame) -> None:
         """Count `n` rows looked at and the rows of `bad`, of which the very first is kept for the message."""
-        seen, broken, first = self.checks.get(check, (0, 0, ""))
-        if not broken and len(bad):
-            first = ", ".join(f"{key} {_short(value)}" for key, value in bad.row(0, named=True).items())
-        self.checks[check] = (seen + n, broken + len(bad), first)
+        self._count(check, n, len(bad), lambda: bad.row(0, named=True))
+
+    def mark(self, check: str, bad: np.ndarray, shown: Callable[[int], Mapping[str, Any]]) -> None:
+        """Count rows looked at and those where `bad` [rows, bool] is true; `shown` says what the n-th row holds."""
+        self._count(check, len(bad), int(np.count_nonzero(bad)), lambda: shown(int(np.argmax(bad))))
+
+    def join(self, later: Tally) -> None:
+        """Count what another tally counted in rows that stand behind those of this one."""
+        for check, (seen, broken, first) in later.checks.items():
+            self._count(check, seen, broken, first)
+
+    def _count(self, check: str, n: int, bad: int, first: str | Callable[[], Mapping[str, Any]]) -> None:
+        seen, broken, told = self.checks.get(check, (0, 0, ""))
+        if bad and not broken:
+            told = (
+                first
+                if isinstance(first, str)
+                else ", ".join(f"{key} {_short(value)}" for key, value in first().items())
+            )
+        self.checks[check] = (seen + n, broken + bad, told)
 
     def rows(self) -> list[AuditRow]:
         """One row per check."""
@@ -84,32 +112,6 @@ class Tally:
             AuditRow(check, not broken, seen, f"{broken:,} rows, the first: {first}" if broken else "none")
             for check, (seen, broken, first) in self.checks.items()
         ]
-
-
-def batches(path: Path) -> Iterator[pl.DataFrame]:
-    """A Parquet file, `BATCH_ROWS` rows at a time, with `row` numbering all its rows."""
-    with pq.ParquetFile(path) as file:
-        first = 0
-        for batch in file.iter_batches(BATCH_ROWS):
-            frame = pl.DataFrame(pl.from_arrow(batch))
-            yield frame.with_row_index("row", offset=first)
-            first += len(frame)
-
-
-def render(ids: pl.DataFrame, items: pl.DataFrame) -> pl.DataFrame:
-    """The item lines of each row of `ids` (row, domain, item_id, in order): row, lines (null: unknown item), tokens."""
-    titles = items.select("domain", "item_id", "title", "tokens")
-    joined = ids.join(titles, on=["domain", "item_id"], how="left", maintain_order="left")
-    line = pl.col("title") + DELIMITER
-    text = pl.when(line.is_not_null().all()).then(line.str.join(""))
-    return joined.group_by("row", maintain_order=True).agg(lines=text, tokens=pl.col("tokens").sum())
-
-
-def sampled_tokens(batch: pl.DataFrame, encoder: Encoder, *columns: str) -> pl.DataFrame:
-    """Some rows of the batch with `encoded`, the tokens of these columns' texts as the encoder gives them."""
-    sample = batch.gather_every(max(len(batch) // SAMPLE_ROWS, 1))
-    lengths = [encoder.documents(sample[name].to_arrow(), start=name == columns[0]).lengths for name in columns]
-    return sample.with_columns(encoded=pl.Series(np.sum(lengths, axis=0)))
 
 
 def _short(value: Any) -> str:

@@ -30,6 +30,7 @@ from cprec_hf.corpus.config import CorpusConfig, TokenizerConfig, domain_slugs
 from cprec_hf.corpus.content import candidates_sha256, content_sha256
 from cprec_hf.corpus.encoder import Encoder
 from cprec_hf.corpus.examples import CATALOGUE, ExamplePlan
+from cprec_hf.corpus.figures import user_interactions, write_figures
 from cprec_hf.corpus.files import config_files, count_rows, split_files
 from cprec_hf.corpus.load import FACTS, FACTS_FORMAT, TOKENIZER
 from cprec_hf.corpus.prepare import DomainFigures, Frames, domain_figures, prepare, role_facts
@@ -146,6 +147,7 @@ def build_from(behaviors: Behaviors, config: CorpusConfig, *, overwrite: bool = 
             "account": Account([*prepared.account.steps, *split.steps, users.step, *written.steps]).to_dicts(),
             "audit": [],
             "counts": _counts(folder),
+            "shards": {c: {s: len(paths) for s, paths in splits.items()} for c, splits in config_files(folder).items()},
             "documents": written.documents | {"items": len(catalogue.items)},
             "tokens": written.tokens | {"items": item_tokens},
             "titles": {"cut": catalogue.cut, "collisions": catalogue.collisions},
@@ -155,7 +157,10 @@ def build_from(behaviors: Behaviors, config: CorpusConfig, *, overwrite: bool = 
         }  # fmt: skip
         _write_facts(folder, facts)
         audit = replace(audit_corpus(folder), folder=config.output).require()
-        _write_facts(folder, facts | {"audit": audit.to_dicts()})
+        per_user = user_interactions({domain: figure.lengths for domain, figure in figures.items()})
+        facts |= {"audit": audit.to_dicts(), "figures": audit.figures | {"user_interactions": per_user}}
+        write_figures(folder, facts)
+        _write_facts(folder, facts)
         _next(bar, "done")
     return Path(config.output)
 

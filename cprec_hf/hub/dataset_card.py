@@ -39,13 +39,14 @@ def render_dataset_card(facts: Mapping[str, Any], *, repo_id: str | None = None,
         facts: the keys of `cprec-corpus.json`. `counts` decides which configs and splits the card offers to
             `load_dataset`: those with rows. Where there, it shows as well `recipe` (the whole recipe as a mapping;
             without it the recipe is told as far as the other facts hold it), `documents` (kind -> number) and in each
-            domain `lengths` (`median`, `p90` and `max` of the interactions of a user).
+            domain `lengths` (`median`, `p90` and `max` of the interactions of a user), `figures` (what `figures/*.png`
+            are drawn from) and `shards` (config -> split -> number of files, one if not given).
         repo_id: the dataset repo it is pushed to, for the code that loads it.
         free: what a person wrote, see `card_parts.free_section`.
     """
     about, cuts = facts["about"], facts["split"].get("cuts") or {}
     downstream = [name for name, d in facts["domains"].items() if d["role"] == "downstream"]
-    configs = _configs(facts["counts"])
+    configs = _configs(facts["counts"], facts.get("shards", {}))
     body = render(
         "dataset_cards",
         "corpus.md.jinja",
@@ -68,6 +69,7 @@ def render_dataset_card(facts: Mapping[str, Any], *, repo_id: str | None = None,
                 [[name, *(splits.get(s, 0) for s in SPLITS)] for name, splits in facts["counts"].items()],
             ),
             "kinds": _kinds(facts),
+            **_pictures(facts.get("figures")),
             "audit": table(
                 ["check", "passed", "rows looked at", "found"],
                 [[row["check"], "yes" if row["passed"] else "NO", row["n"], row["detail"]] for row in facts["audit"]],
@@ -117,10 +119,15 @@ def recipe_of(facts: Mapping[str, Any]) -> dict[str, Any]:
     return recipe | {"output": "corpus"}
 
 
-def _configs(counts: Mapping[str, Mapping[str, int]]) -> list[dict[str, Any]]:
+def _configs(counts: Mapping[str, Mapping[str, int]], shards: Mapping[str, Mapping[str, int]]) -> list[dict[str, Any]]:
     configs: list[dict[str, Any]] = []
     for name, splits in counts.items():
-        files = [{"split": split, "path": f"{name}/{split}.parquet"} for split in SPLITS if splits.get(split)]
+        of_config = shards.get(name, {})
+        files = [
+            {"split": split, "path": f"{name}/{split}{'-*' if of_config.get(split, 1) > 1 else ''}.parquet"}
+            for split in SPLITS
+            if splits.get(split)
+        ]
         if files:
             configs.append({"config_name": name, "data_files": files, **({"default": True} if name == "cpt" else {})})
     return configs
@@ -135,6 +142,26 @@ def _domains(domains: Mapping[str, Mapping[str, Any]]) -> Safe:
         row = [name, d["role"], d["users"], d["items"], d["interactions"], d["interactions"] / max(1, d["users"])]
         rows.append([*row, *((d.get("lengths") or {}).get(key, "") for key in _LENGTHS if measured)])
     return table([*columns, *(("median", "most, of 90 % of users", "most") if measured else ())], rows)
+
+
+def _pictures(figures: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What the card says of its pictures, and the table of titles; nothing of a corpus without them."""
+    if figures is None:
+        return {"overlap_alt": None, "lengths_alt": None, "titles_table": None}
+    names, users = figures["overlap"]["domains"], figures["overlap"]["users"]
+    pairs = [(users[i][j], names[i], names[j]) for i in range(len(names)) for j in range(i)]
+    n, one, other = max(pairs, default=(0, "", ""), key=lambda pair: pair[0])
+    most = f"; most users in {one} and {other}: {n:,}" if n else "; no user is active in two"
+    titles = [[name, c["items"], c["repeated"], c["shared"]] for name, c in figures["titles"].items()]
+    kinds = figures["document_tokens"]["documents"]
+    return {
+        "overlap_alt": f"Heatmaps: users active in both of two domains, and titles that both have{most}.",
+        "lengths_alt": "Histograms: interactions of a user in each domain, on logarithmic axes, and tokens of a "
+        f"pre-training document ({', '.join(kinds)}).",
+        "titles_table": table(
+            ["domain", "items", "share their title within the domain", "share it with another domain"], titles
+        ),
+    }
 
 
 def _kinds(facts: Mapping[str, Any]) -> Safe:

@@ -1,10 +1,14 @@
 """The candidate-list memoriser: at chance on our candidates, well above it on candidates seeded by the target."""
 
+from collections import Counter
+
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cprec_hf.corpus.candidates import draw_candidates, row_keys
-from cprec_hf.corpus.memoriser import memoriser_hit_rate, memoriser_scores
+from cprec_hf.corpus.memoriser import hit_rate_of_numbers, memoriser_hit_rate, memoriser_scores
 from cprec_hf.corpus.ragged import Ragged
 from cprec_hf.errors import InputError
 
@@ -70,3 +74,41 @@ def test_hit_rate_counts_guesses_at_chance_and_ties_in_expectation() -> None:
 def test_lists_of_different_lengths_are_refused() -> None:
     with pytest.raises(InputError, match="different lengths"):
         memoriser_scores([["a", "b"], ["a"]], ["a", "a"], [["a", "b"]])
+
+
+item = st.integers(0, 3)
+row = st.lists(item, min_size=2, max_size=2)
+
+
+@given(st.lists(st.tuples(row, item), min_size=1, max_size=12), st.lists(st.tuples(row, item), min_size=1, max_size=12))
+def test_hits_are_those_of_a_dictionary_of_sets(known: list, asked: list) -> None:
+    """By the definitions, row by row; items may stand twice in a list, and targets outside of it."""
+    learnt: dict[tuple, Counter] = {}
+    for candidates, target in known:
+        learnt.setdefault(tuple(sorted(candidates)), Counter())[target] += 1
+    times = Counter(target for _, target in known)
+    hits, counting = [], []
+    for candidates, target in asked:
+        of_set = learnt.get(tuple(sorted(candidates)), Counter())
+        if not any(of_set[i] for i in candidates):
+            continue
+        for counts, expected in ((of_set, hits), (times, counting)):
+            best = [i for i in candidates if counts[i] == max(counts[j] for j in candidates)]
+            expected.append((target in best) / len(best))
+    tables = [np.array(column) for rows in (known, asked) for column in zip(*rows, strict=True)]
+    found = hit_rate_of_numbers(*tables)
+    assert (found.rows, found.recognised) == (len(asked), len(hits))
+    assert (found.hits, found.counting_hits) == pytest.approx((sum(hits), sum(counting)))
+    assert found.wins == pytest.approx(sum(max(h - c, 0) for h, c in zip(hits, counting, strict=True)))
+
+
+def test_sets_whose_hashes_are_equal_are_told_apart() -> None:
+    class Alike:
+        def integers(self, *bounds: int, **how: object) -> np.ndarray:
+            return np.ones(bounds[2], dtype=np.uint64)
+
+    rows = np.array([[0, 1], [2, 3], [1, 0], [3, 2]])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(np.random, "default_rng", lambda seed: Alike())
+        result = hit_rate_of_numbers(rows[:2], np.array([0, 2]), rows[2:], np.array([0, 3]))
+    assert (result.recognised, result.hits) == (2, 1.0)

@@ -221,18 +221,25 @@ def test_a_killed_push_goes_on_where_it_was(hub: LoopbackHub, ada: HfApi, tmp_pa
 
 
 def test_a_metric_is_loaded_by_its_space(client, hub: LoopbackHub, ada: HfApi) -> None:
-    shipped = Path(__file__).parents[3] / "cprec_hf" / "metrics" / "ranking_at_k"
-    publish(kinds.plan_metric(shipped, "ada/ranking_at_k"), ada)
+    shipped = Path(__file__).parents[3] / "cprec_hf" / "metrics"
+    for name in ("ranking_at_k", "corpus_leakage"):
+        publish(kinds.plan_metric(shipped / name, f"ada/{name}"), ada)
+    assert 'evaluate.load("ada/corpus_leakage")' in card(ada, "ada/corpus_leakage", "space")
     assert ada.space_info("ada/ranking_at_k").private and ada.space_info("ada/ranking_at_k").sdk == "gradio"
     found = client(
         """
         import json
         import evaluate
         metric = evaluate.load("ada/ranking_at_k")
-        print(json.dumps(metric.compute(predictions=[[3.0, 2.0, 1.0]], references=[[0, 1, 0]], k=[1, 2])["hr@2"]))
+        audit = evaluate.load("ada/corpus_leakage", module_type="measurement")
+        event = {"user_id": "ann", "domain": "Books", "item_id": "b1", "timestamp": 9}
+        asked = {"split": "test", "user_id": "ann", "domain": "Music", "target": "m2", "history": ["m1"]}
+        leaks = audit.compute(data=[event], examples=[{**asked, "candidates": ["m2"], "timestamp": 12}], cut=8)
+        hits = metric.compute(predictions=[[3.0, 2.0, 1.0]], references=[[0, 1, 0]], k=[1, 2])
+        print(json.dumps([hits["hr@2"], leaks["pretraining_after_cut"]]))
         """
     )
-    assert found == 1.0
+    assert found == [1.0, 1]
 
 
 def test_a_dry_run_lists_and_sends_nothing(hub: LoopbackHub, tmp_path: Path) -> None:

@@ -1,0 +1,46 @@
+"""The Space's page: paste events and examples as JSON, read what leaks."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pyarrow as pa
+from corpus_leakage import EVENTS, EXAMPLES, corpus_leakage
+
+
+def answer(events: str, examples: str, cut: str) -> dict[str, Any]:
+    """The measurement for two JSON lists of objects and an optional time, or `{"error": why}`."""
+    try:
+        tables = [
+            pa.Table.from_pylist(json.loads(text), schema) for text, schema in ((events, EVENTS), (examples, EXAMPLES))
+        ]
+        return corpus_leakage(*tables, cut=int(cut) if cut.strip() else None)
+    except (ValueError, TypeError, AttributeError) as error:
+        return {"error": str(error)}
+
+
+def main() -> None:
+    """Serve the page."""
+    import gradio as gr
+
+    event = '[{"user_id": "ann", "domain": "Books", "item_id": "b1", "timestamp": 9}]'
+    example = (
+        '[{"split": "test", "user_id": "ann", "domain": "Music", "target": "m2", "history": ["m1"],'
+        ' "candidates": ["m2", "m3"], "timestamp": 12}]'
+    )
+    gr.Interface(
+        fn=answer,
+        inputs=[
+            gr.Textbox(event, label="data: pre-training events"),
+            gr.Textbox(example, label="examples"),
+            gr.Textbox("8", label="cut: where validation begins; empty for none"),
+        ],
+        outputs=gr.JSON(),
+        title="corpus_leakage",
+        description="Does what a recommender is trained on tell what it is tested on?",
+    ).launch()
+
+
+if __name__ == "__main__":
+    main()
