@@ -12,7 +12,7 @@ row: the documents' characters are the very bytes that gathering writes.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 
 import numpy as np
@@ -147,17 +147,13 @@ def cpt_sequences(events: pa.Table, plan: SequencePlan) -> pa.Table:
     users, rows, handed = _read(events)
     received = rows.take(np.flatnonzero(handed))
     own = rows.take(np.flatnonzero(~handed)) if len(received.user) else rows
-    parts, owners = [], []
-    for kind in sorted(plan.kinds, key=KINDS.index):
+    kinds = sorted(plan.kinds, key=KINDS.index)
+    parts = []
+    for number, kind in enumerate(kinds):
         in_order = _by_domain if CONTROLS.get(kind, kind) == "domain" else _across_domains
         ordered, bounds, header = in_order(received if kind == SHUFFLED_USERS else own, plan.items)
-        table, owner = _documents(ordered, bounds, header, kind, users, plan)
-        parts.append(table)
-        owners.append(owner)
-    documents = pa.concat_tables(parts)
-    if len(parts) > 1:
-        documents = documents.take(pa.array(np.argsort(np.concatenate(owners), kind="stable")))
-    return documents.combine_chunks()
+        parts.append(_windows(ordered, bounds, header, number, kind, users, plan))
+    return _gathered(_Windows.by_user(parts), kinds, users, plan)
 
 
 def _read(events: pa.Table) -> tuple[pa.StringArray, _Events, np.ndarray]:
@@ -200,43 +196,75 @@ def _across_domains(events: _Events, items: CatalogueArrays) -> tuple[_Events, n
     return events.take(np.flatnonzero(mixed[owner])), offsets_of(lengths), np.full(len(lengths), len(items.domains))
 
 
-def _documents(
-    events: _Events, bounds: np.ndarray, header: np.ndarray, kind: str, users: pa.StringArray, plan: SequencePlan
-) -> tuple[pa.Table, np.ndarray]:
-    """The documents of the histories between `bounds` [histories + 1], and the user of each.
+@dataclass(frozen=True)
+class _Windows:
+    """Documents before they are written [documents]; `item` holds the lines of all, one's after the other's [lines]."""
+
+    item: np.ndarray
+    lengths: np.ndarray
+    kind: np.ndarray
+    header: np.ndarray
+    user: np.ndarray
+    tokens: np.ndarray
+    last: np.ndarray
+    """Time of the last event."""
+
+    @classmethod
+    def by_user(cls, parts: list[_Windows]) -> _Windows:
+        """All windows of several kinds, by user; those of one user in the order of the parts."""
+        names = [field.name for field in fields(cls)]
+        both = cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
+        order = np.argsort(both.user, kind="stable")
+        offsets = offsets_of(both.lengths)
+        lines = ranges(offsets[:-1][order], offsets[1:][order])
+        return cls(both.item[lines], *(getattr(both, name)[order] for name in names[1:]))
+
+
+def _windows(
+    events: _Events, bounds: np.ndarray, header: np.ndarray, number: int, kind: str, users: pa.StringArray,
+    plan: SequencePlan,
+) -> _Windows:  # fmt: skip
+    """The documents of the histories between `bounds` [histories + 1].
 
     Args:
         events: in the order the documents tell them.
         bounds: where each history begins.
         header: the number of the header of each history [histories].
+        number: of the kind.
         kind: of document.
         users: ids by number.
         plan: sizes and catalogue.
     """
-    items = plan.items
-    tokens = items.tokens[events.item]
-    starts, ends = greedy_windows(tokens, bounds, plan.window_tokens - items.overhead[header])
+    tokens = plan.items.tokens[events.item]
+    starts, ends = greedy_windows(tokens, bounds, plan.window_tokens - plan.items.overhead[header])
     starts, ends = starts[ends - starts >= 2], ends[ends - starts >= 2]
-    history = np.searchsorted(bounds, starts, side="right") - 1
-    headers, owner = header[history], events.user[starts]
+    headers = header[np.searchsorted(bounds, starts, side="right") - 1]
     running = offsets_of(tokens)
     told = ranges(starts, ends)
     if kind in SHUFFLED_TIME:
         told = shuffled_lines(starts, ends, events.user, users, kind, plan.seed)
-    codes = pa.array(events.item[told])
-    offsets = pa.array(offsets_of(ends - starts).astype(np.int32))
+    return _Windows(
+        events.item[told], ends - starts, np.full(len(starts), number), headers, events.user[starts],
+        running[ends] - running[starts] + plan.items.overhead[headers], events.timestamp[ends - 1],
+    )  # fmt: skip
+
+
+def _gathered(windows: _Windows, kinds: list[str], users: pa.StringArray, plan: SequencePlan) -> pa.Table:
+    """The rows of these documents."""
+    items = plan.items
+    codes, offsets = pa.array(windows.item), pa.array(offsets_of(windows.lengths).astype(np.int32))
     names = pa.array([*items.domains, None], pa.string())
     columns = {
-        "text": _texts(items, events.item[told], ends - starts, headers),
-        "kind": pa.array([kind], pa.string()).take(pa.array(np.zeros(len(starts), dtype=np.int64))),
-        "domain": names.take(pa.array(headers)),
-        "user_id": users.take(pa.array(owner)),
+        "text": _texts(items, windows.item, windows.lengths, windows.header),
+        "kind": pa.array(kinds, pa.string()).take(pa.array(windows.kind)),
+        "domain": names.take(pa.array(windows.header)),
+        "user_id": users.take(pa.array(windows.user)),
         "item_ids": pa.ListArray.from_arrays(offsets, items.item_ids.take(codes)),
         "item_domains": pa.ListArray.from_arrays(offsets, items.names.take(codes)),
-        "n_tokens": pa.array(running[ends] - running[starts] + items.overhead[headers]),
-        "last_timestamp": pa.array(events.timestamp[ends - 1]) if plan.times_known else pa.nulls(len(ends), pa.int64()),
+        "n_tokens": pa.array(windows.tokens),
+        "last_timestamp": pa.array(windows.last) if plan.times_known else pa.nulls(len(windows.last), pa.int64()),
     }
-    return pa.table(columns).cast(SEQUENCES), owner
+    return pa.table(columns).cast(SEQUENCES)
 
 
 def _texts(items: CatalogueArrays, item: np.ndarray, lengths: np.ndarray, headers: np.ndarray) -> pa.Array:
