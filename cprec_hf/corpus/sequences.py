@@ -143,7 +143,10 @@ def cpt_sequences(events: pa.Table, plan: SequencePlan) -> pa.Table:
 
     Raises:
         InputError: an item line that does not fit beside its header.
+        ValueError: documents of shuffled users, and no column that says what was handed over.
     """
+    if SHUFFLED_USERS in plan.kinds and HANDED not in events.column_names:
+        raise ValueError(f"{SHUFFLED_USERS} are made of events handed over, which a column `{HANDED}` marks")
     users, rows, handed = _read(events)
     received = rows.take(np.flatnonzero(handed))
     own = rows.take(np.flatnonzero(~handed)) if len(received.user) else rows

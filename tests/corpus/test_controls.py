@@ -207,6 +207,11 @@ def test_documents_of_shuffled_users_are_all_domain_documents_of_what_was_handed
     assert [row for row in both if row["kind"] != SHUFFLED_USERS] == own
 
 
+def test_an_engine_that_hands_nothing_over_makes_no_documents_of_it() -> None:
+    with pytest.raises(ValueError, match="all_domain_shuffled_users are made of events handed over"):
+        cpt_sequences(_table(pl.DataFrame(schema=COLUMNS)).drop([HANDED]), _plan())
+
+
 @pytest.fixture(scope="module")
 def controlled(make_config: Callable[..., CorpusConfig], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The small corpus with every control; read only."""

@@ -94,7 +94,6 @@ def test_runs_on_other_kinds_read_equally_many_tokens(flags, read):
     by_phase = {"stable": {"domain": 2, "all_domain": 1}, "anneal": {"all_domain": 3, "items": 1}}
     choices = {
         "domain": {"mixture": {"domain": 1}},
-        "mixed": {"mixture": {"all_domain": 1, "items": 0.5}},
         "even": {"mixture": {"domain": 1, "items": 0.2}, "domain_temperature": "inf"},
         "phases": {"mixture": by_phase, "lr_scheduler_kwargs": {"anneal_ratio": 0.3}},
         "apart": {"packing": "false"},
@@ -106,6 +105,7 @@ def test_runs_on_other_kinds_read_equally_many_tokens(flags, read):
         assert record.tokens == BUDGET == log_lines(out)[-1]["tokens"], name
         assert sum(len(row["input_ids"]) for row in read[name]) == BUDGET, name
         assert record.schedule["token_budget"] == BUDGET
+        assert record.schedule.get("domain_temperature") == choice.get("domain_temperature")
         steps[name] = record.schedule["max_steps"]
     assert len(set(steps.values())) > 1  # at equal steps they would have read differently many
 

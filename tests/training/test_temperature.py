@@ -42,7 +42,7 @@ def test_at_one_it_is_the_corpus_and_at_infinity_uniform(tokens):
     assert infinite == pytest.approx(dict.fromkeys(tokens, 1 / len(tokens)))
 
 
-@pytest.mark.parametrize("temperature", [1.0, 3.3, "inf"])
+@pytest.mark.parametrize("temperature", [1.0, 3.3])
 def test_a_run_reads_its_domains_so(flags, corpus, monkeypatch, temperature):
     orders, run = [], StageTrainer.run
 
@@ -52,7 +52,7 @@ def test_a_run_reads_its_domains_so(flags, corpus, monkeypatch, temperature):
 
     monkeypatch.setattr(StageTrainer, "run", watch)
     mixture = {"domain": 3, "all_domain": 1}
-    out = cpt.main(flags("run", mixture=mixture, domain_temperature=temperature, max_steps=20, save_strategy="no"))
+    out = cpt.main(flags("run", mixture=mixture, domain_temperature=temperature, max_steps=10, save_strategy="no"))
     record = ModelRecord.load(out)
     table = pq.read_table(corpus / "cpt" / "train.parquet").to_pylist()
     encoder = Encoder(AutoTokenizer.from_pretrained(out))
@@ -60,8 +60,7 @@ def test_a_run_reads_its_domains_so(flags, corpus, monkeypatch, temperature):
     ids_of = encoder.documents([row["text"] for row in table])
     names = {tuple(ids_of.row(i).tolist()): name for i, name in enumerate(named)}
     sizes = {name: sum(len(ids) for ids, n in names.items() if n == name) for name in {*names.values()}}
-    power = 0 if temperature == "inf" else 1 / temperature
-    share = {name: n**power for name, n in sizes.items() if name != "all_domain"}
+    share = {name: n ** (1 / temperature) for name, n in sizes.items() if name != "all_domain"}
     expected = {name: 0.75 * s / sum(share.values()) for name, s in share.items()} | {"all_domain": 0.25}
 
     order, rows = orders[0]
