@@ -54,6 +54,8 @@ class MarketplaceConfig:
     novelty: float = 0.5
     drift: float = 0.03
     """Probability per event that a taste is drawn anew, for each taste by itself."""
+    categories: bool = False
+    """Whether items say their noun as their category too."""
 
     def __post_init__(self) -> None:
         """Raise `InputError` for a world that cannot be built."""
@@ -131,13 +133,17 @@ class Marketplace:
         return Domain(name, theme, style, noun, popularity, release, titles, descriptions, c.novelty)
 
     def items(self) -> pl.DataFrame:
-        """The catalogue: item_id, domain, title, description."""
+        """The catalogue: item_id, domain, title, description, and with `categories` the category."""
+        attributes = ["category"] if self.config.categories else []
         return pl.concat(
-            pl.DataFrame({"item_id": d.item_ids, "title": d.titles, "description": d.descriptions}).with_columns(
-                pl.lit(d.name).alias("domain")
-            )
+            pl.DataFrame(
+                {
+                    "item_id": d.item_ids, "title": d.titles, "description": d.descriptions,
+                    "category": np.array(words.NOUNS[d.name].split())[d.noun],
+                }
+            ).with_columns(pl.lit(d.name).alias("domain"))
             for d in self.domains
-        ).select("item_id", "domain", "title", "description")
+        ).select("item_id", "domain", "title", "description", *attributes)  # fmt: skip
 
     def event_chunks(self) -> Iterator[pl.DataFrame]:
         """Events of `USERS_PER_CHUNK` users at a time, with the tastes behind each.

@@ -16,6 +16,7 @@ import polars as pl
 import pyarrow as pa
 
 from cprec_hf.corpus.audit_batches import Items
+from cprec_hf.corpus.audit_cold import check_cold
 from cprec_hf.corpus.audit_documents import DocumentAudit
 from cprec_hf.corpus.audit_examples import ExampleAudit
 from cprec_hf.corpus.audit_figures import Figures
@@ -77,7 +78,7 @@ def _check_contents(
     for domain, config in downstream.items():
         audit = ExampleAudit(facts, items, domain, held[domain], encoder)
         memoriser += audit.check(files[config], tally, figures)
-    rows = tally.rows() + memoriser
+    rows = tally.rows() + check_cold(folder, facts) + memoriser
     hashes = {
         "content hash": (content.result(), facts["content_sha256"]),
         "hash of the candidates": (candidates_sha256(folder), facts["candidates"]["sha256"]),

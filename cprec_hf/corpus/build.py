@@ -25,19 +25,22 @@ from cprec_hf.behaviors.schema import Behaviors
 from cprec_hf.behaviors.sources import read_source
 from cprec_hf.behaviors.sources.log import counting_later
 from cprec_hf.corpus.audit import audit_corpus
-from cprec_hf.corpus.catalogue import ITEM_COLUMNS, Catalogue, make_catalogue, tokenizer_texts
+from cprec_hf.corpus.catalogue import Catalogue, make_catalogue, tokenizer_texts
 from cprec_hf.corpus.config import CorpusConfig, TokenizerConfig, domain_slugs
 from cprec_hf.corpus.content import candidates_sha256, content_sha256
 from cprec_hf.corpus.encoder import Encoder
 from cprec_hf.corpus.examples import CATALOGUE, ExamplePlan
+from cprec_hf.corpus.few_shot import split_name
 from cprec_hf.corpus.figures import user_interactions, write_figures
 from cprec_hf.corpus.files import config_files, count_rows, split_files
+from cprec_hf.corpus.held_out import account_negatives, count_cold
 from cprec_hf.corpus.load import FACTS, FACTS_FORMAT, TOKENIZER
 from cprec_hf.corpus.prepare import DomainFigures, Frames, domain_figures, prepare, role_facts
 from cprec_hf.corpus.sequences import CATALOGUE as CPT_CATALOGUE
 from cprec_hf.corpus.sequences import SequencePlan
 from cprec_hf.corpus.splits import split_downstream
 from cprec_hf.corpus.template import TEMPLATE_VERSION, load_template
+from cprec_hf.corpus.training_counts import TrainingCounts
 from cprec_hf.corpus.write import Parts, pretraining_users, write_rows
 from cprec_hf.errors import InputError
 from cprec_hf.files import atomic_folder, refuse_existing, require_free_space
@@ -93,10 +96,15 @@ def build_from(behaviors: Behaviors, config: CorpusConfig, *, overwrite: bool = 
             max_test_users=config.max_test_users, seed=config.seed,
         )  # fmt: skip
         parts = Parts(prepared, split, config.downstream)
-        users = pretraining_users(parts, config.sequences, share=config.cpt_validation_share, seed=config.seed)
+        counts = TrainingCounts(
+            len(items), {domain: f"{config.name}/{config.seed}/{domain}" for domain in config.downstream}
+        )
+        users = pretraining_users(parts, config.sequences, counts, share=config.cpt_validation_share, seed=config.seed)
         if not users.events:
             reasons = ", ".join(users.step.refused)
             raise InputError(f"no event is left for pre-training: {reasons}; move the cut or add domains")
+        categories = items["category"] if "category" in config.negatives else None
+        catalogue = catalogue.with_facts(counts.item_events, categories)
 
         _next(bar, "documents and examples")
         plan = SequencePlan(
@@ -106,22 +114,24 @@ def build_from(behaviors: Behaviors, config: CorpusConfig, *, overwrite: bool = 
         )  # fmt: skip
         example_plans = {
             domain: ExamplePlan(
-                template.version, f"{config.name}/{config.seed}/{domain}", domain, _catalogue_table(catalogue, domain),
+                template.version, dataset, domain, _catalogue_table(catalogue, domain),
                 config.window_tokens, header_tokens[domain], block_tokens, config.history_length, config.train_targets,
-                config.candidates, config.candidate_list_in_prompt,
+                config.candidates, config.candidate_list_in_prompt, counts.line(domain), tuple(config.negatives),
+                tuple(config.few_shot),
             )
-            for domain in config.downstream
+            for domain, dataset in counts.datasets.items()
         }  # fmt: skip
         n_events = users.events + sum(figures[domain].interactions for domain in config.downstream)
         slugs = {domain: role["slug"] for domain, role in roles.items()}
         with tqdm(total=n_events, desc="corpus: events", unit="event", unit_scale=True, disable=None) as events:
             written = write_rows(parts, plan, example_plans, users, folder, slugs, done=events.update)
         _require_rows(folder, config, roles)
+        configs = {domain: f"sft-{slugs[domain]}" for domain in config.downstream}
+        negatives = account_negatives(folder, configs, config.candidate_sets)
 
         _next(bar, "items")
         (folder / "items").mkdir()
-        table = catalogue.items.select(ITEM_COLUMNS).to_arrow()
-        table = table.cast(pa.schema([(name, pa.string()) for name in ITEM_COLUMNS]))
+        table = catalogue.to_arrow()
         pq.write_table(table, folder / "items" / "train.parquet", compression="zstd")
         item_tokens = int(encoder.documents(catalogue.items["text"].to_arrow()).lengths.sum())
         shutil.rmtree(work)
@@ -142,9 +152,17 @@ def build_from(behaviors: Behaviors, config: CorpusConfig, *, overwrite: bool = 
             "pseudonymised": config.pseudonymise,
             "domains": {domain: role_facts(figures[domain], sizes[domain]) | roles[domain] for domain in roles},
             "split": {"policy": config.split.policy, "cuts": asdict(split.cuts) if split.cuts else None},
-            "candidates": {"count": config.candidates, "sha256": candidates_sha256(folder)},
+            "candidates": {
+                "count": config.candidates,
+                "sets": {column: policy for policy, column in config.candidate_sets.items()},
+                "sha256": candidates_sha256(folder),
+            },
+            "few_shot": {split_name(share): share for share in sorted(config.few_shot)},
+            "cold": {domain: count_cold(folder, name) for domain, name in configs.items()},
             "content_sha256": content_sha256(folder),
-            "account": Account([*prepared.account.steps, *split.steps, users.step, *written.steps]).to_dicts(),
+            "account": Account(
+                [*prepared.account.steps, *split.steps, users.step, *written.steps, *negatives]
+            ).to_dicts(),
             "audit": [],
             "counts": _counts(folder),
             "shards": {c: {s: len(paths) for s, paths in splits.items()} for c, splits in config_files(folder).items()},
@@ -171,7 +189,7 @@ def estimate_bytes(figures: Mapping[str, DomainFigures], items: pl.DataFrame, co
     later = [figures[domain] for domain in config.downstream]
     n_later = sum(figure.interactions for figure in later)
     n_before = sum(figure.interactions for figure in figures.values()) - n_later
-    per_example = config.history_length + config.candidates + 4
+    per_example = config.history_length + (config.candidates or 0) * len(config.negatives) + 4
     lines = n_before * len(config.sequences) * 1.1 + 2 * sum(figure.users for figure in later) * per_example
     lines += n_later * (per_example if config.train_targets == "every" else 2)
     return int(lines * line + 4 * items.estimated_size()) + (1 << 20)
@@ -188,10 +206,16 @@ def _roles(items: pl.DataFrame, config: CorpusConfig) -> dict[str, dict[str, str
         raise InputError("every domain is in `downstream`: none is left for pre-training; keep one out")
     sizes = dict(items.group_by("domain").len().iter_rows())
     for domain in config.downstream:
-        if sizes[domain] < config.candidates:
+        if sizes[domain] < (config.candidates or 2):
             raise InputError(
                 f"`candidates` is {config.candidates} and domain {domain!r} has {sizes[domain]} items; "
                 "ask for fewer candidates, or loosen `filters`"
+            )
+        named = items.filter(pl.col("domain") == domain)["category"]
+        if "category" in config.negatives and not named.count():
+            raise InputError(
+                f"`negatives` names category, and no item of domain {domain!r} has text in a column `category`; read "
+                "one from the source, or leave that policy out"
             )
     slugs = domain_slugs(domains)
     return {d: {"slug": slugs[d], "role": "downstream" if d in config.downstream else "cpt"} for d in domains}
@@ -214,7 +238,7 @@ def _require_room(
 ) -> None:
     """Every window must have room for its header, its candidates if shown, and two of the longest item lines."""
     widest = catalogue.widest
-    block = block_tokens + config.candidates * widest if config.candidate_list_in_prompt else 0
+    block = block_tokens + (config.candidates or 0) * widest if config.candidate_list_in_prompt else 0
     before = {d: (header, block if d in config.downstream else 0) for d, header in header_tokens.items()}
     domain, (header, block) = max(before.items(), key=lambda pair: sum(pair[1]))
     need = header + block + 2 * widest

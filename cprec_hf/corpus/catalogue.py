@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import numpy as np
 import polars as pl
+import pyarrow as pa
 
 from cprec_hf.behaviors.titles import clean_title
 from cprec_hf.corpus.encoder import Encoder
@@ -25,7 +27,8 @@ class Catalogue:
     """All items, sorted by (domain, item_id), and what cutting their titles did.
 
     Attributes:
-        items: `ITEM_COLUMNS` and `tokens`, the tokens of title + delimiter.
+        items: `ITEM_COLUMNS` and `tokens`, the tokens of title + delimiter; with `with_facts` also `train_events`, and
+            `category` (null where it was not asked for).
         cut: titles that were cut.
         collisions: distinct titles that became one by it. Their items are kept: an item is its id.
     """
@@ -42,6 +45,22 @@ class Catalogue:
     def of(self, domain: str) -> pl.DataFrame:
         """The items of one domain, sorted by item_id."""
         return self.items.filter(pl.col("domain") == domain)
+
+    def with_facts(self, train_events: np.ndarray, categories: pl.Series | None) -> Catalogue:
+        """With the training events of each item (int [items]) and its category, null where unknown or not given."""
+        facts = {"train_events": pl.Series(train_events, dtype=pl.Int64)}
+        facts["category"] = (
+            pl.repeat(None, len(self.items), dtype=pl.String, eager=True) if categories is None else categories
+        )
+        return replace(self, items=self.items.with_columns(**facts))
+
+    def to_arrow(self) -> pa.Table:
+        """The rows of config `items`: `ITEM_COLUMNS`, `train_events`, and `category` if any item has one."""
+        fields = [pa.field(name, pa.string()) for name in ITEM_COLUMNS] + [pa.field("train_events", pa.int64())]
+        if self.items["category"].null_count() < len(self.items):
+            fields.append(pa.field("category", pa.string()))
+        schema = pa.schema(fields)
+        return self.items.select(schema.names).to_arrow().cast(schema)
 
 
 def read_items(items: pl.LazyFrame) -> pl.DataFrame:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from cprec_hf.behaviors.filters import FilterConfig
 from cprec_hf.corpus.controls import CONTROLS
+from cprec_hf.corpus.pools import set_columns
 from cprec_hf.errors import InputError
 
 POLICIES = ("time", "leave_one_out")
@@ -80,8 +81,15 @@ class CorpusConfig:
     """Most items of history in a fine-tuning or evaluation row."""
     split: SplitConfig = field(default_factory=SplitConfig)
     """How downstream events are held out."""
-    candidates: int = 20
-    """Size of a frozen candidate set: the target and uniform negatives outside the user's history."""
+    candidates: int | None = 20
+    """Size of a frozen candidate set: the target and negatives outside the user's history. None freezes none: held-out
+    rows are then for ranking the whole catalogue."""
+    negatives: list[Literal["uniform", "popularity", "category"]] = field(default_factory=lambda: ["uniform"])
+    """A candidate set a held-out row for each policy (see `corpus/pools.py`): the first in the column `candidates`, the
+    others in `candidates_popularity`, ... `category` needs items with a column `category`."""
+    few_shot: list[float] = field(default_factory=lambda: [0.01, 0.1])
+    """Shares of the training users whose rows stand as splits of their own beside `train` (`train_1pct`, ...), each
+    within the larger ones."""
     candidate_list_in_prompt: bool = False
     """Whether fine-tuning prompts begin with the titles of their candidates."""
     filters: FilterConfig = field(default_factory=FilterConfig)
@@ -100,6 +108,11 @@ class CorpusConfig:
     memory. The catalogue stands beside them. The corpus does not depend on it."""
     seed: int = 0
     """Draws the candidates, the test users and the `cpt` validation users."""
+
+    @property
+    def candidate_sets(self) -> dict[str, str]:
+        """The column of each frozen set of candidates, by its policy."""
+        return set_columns(self.negatives) if self.candidates else {}
 
     def to_recipe(self) -> dict[str, Any]:
         """What the recipe says beyond the defaults, to build the corpus again; not where, nor in how much memory."""
@@ -127,7 +140,21 @@ class CorpusConfig:
             raise InputError(f"`memory_gb` is {self.memory_gb}; give a number of gigabytes above 0")
         if not 0 <= self.cpt_validation_share < 1:
             raise InputError(f"`cpt_validation_share` is {self.cpt_validation_share}; give 0 or more and less than 1")
-        for key in ("downstream", "sequences"):
+        if self.candidates is None and self.candidate_list_in_prompt:
+            raise InputError(
+                "`candidates` is null and `candidate_list_in_prompt` is true: a whole catalogue does not fit a prompt; "
+                "give a number of candidates, or leave them out of the prompts"
+            )
+        if self.candidate_list_in_prompt and self.negatives[:1] != ["uniform"]:
+            raise InputError(
+                f"`candidate_list_in_prompt` shows the first set of `negatives`, which is {self.negatives[:1]}; put "
+                "uniform first, for other sets say something of the target to whoever reads them"
+            )
+        if wrong := [share for share in self.few_shot if not 0 < share < 1]:
+            raise InputError(f"`few_shot` names {wrong[0]}; give shares of the users, above 0 and below 1")
+        if len(set(self.few_shot)) != len(self.few_shot):
+            raise InputError(f"`few_shot` is {self.few_shot}; name each share once")
+        for key in ("downstream", "sequences", "negatives"):
             values = getattr(self, key)
             if not values or len(set(values)) != len(values):
                 raise InputError(f"`{key}` is {values}; name at least one, each once")

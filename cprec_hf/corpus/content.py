@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from cprec_hf.corpus.files import config_files, iter_rows
+from cprec_hf.corpus.pools import candidate_columns
 
 BATCH_ROWS = 1 << 15
 
@@ -29,10 +30,11 @@ def content_sha256(folder: str | Path) -> str:
 
 def candidates_sha256(folder: str | Path) -> str:
     """The hash of who is asked what among which candidates, in all held-out rows of a corpus. 64 hex digits."""
-    total, columns = hashlib.sha256(), ["user_id", "target", "candidates"]
+    total = hashlib.sha256()
     for config, splits in config_files(folder).items():
         for split, paths in sorted(splits.items()):
-            if config.startswith("sft-") and split != "train":
+            if config.startswith("sft-") and split in ("validation", "test"):
+                columns = ["user_id", "target", *candidate_columns(pq.read_schema(paths[0]).names)]
                 total.update(f"{config}/{split}.parquet\0{rows_sha256(paths, columns)}\0".encode())
     return total.hexdigest()
 
@@ -40,10 +42,10 @@ def candidates_sha256(folder: str | Path) -> str:
 def rows_sha256(paths: Sequence[Path], columns: list[str] | None = None) -> str:
     """The hash of the values in a split's Parquet files, of `columns` only if given."""
     names = columns or pq.read_schema(paths[0]).names
-    return _sha256(names, iter_rows(paths, BATCH_ROWS, names))
+    return batches_sha256(names, iter_rows(paths, BATCH_ROWS, names))
 
 
-def _sha256(names: list[str], batches: Iterable[pa.RecordBatch]) -> str:
+def batches_sha256(names: list[str], batches: Iterable[pa.RecordBatch]) -> str:
     """Every part of every column (lengths, validity, bytes) has its own digest, so chunks leave no trace."""
     parts: dict[str, hashlib._Hash] = {}
     for batch in batches:
@@ -64,8 +66,10 @@ def _feed(parts: dict[str, hashlib._Hash], name: str, values: pa.Array) -> None:
     if pa.types.is_list(values.type) or pa.types.is_large_list(values.type):
         feed("lengths", pc.list_value_length(values).to_numpy().astype("<i8"))
         _feed(parts, f"{name}[]", values.flatten())
-    elif pa.types.is_integer(values.type):
+    elif pa.types.is_integer(values.type) or pa.types.is_boolean(values.type):
         feed("values", values.cast(pa.int64()).to_numpy().astype("<i8"))
+    elif pa.types.is_floating(values.type):
+        feed("values", values.cast(pa.float64()).to_numpy().astype("<f8"))
     else:
         feed("lengths", pc.binary_length(values.cast(pa.large_binary())).to_numpy().astype("<i8"))
         _, offsets, data = values.cast(pa.large_binary()).buffers()

@@ -29,6 +29,7 @@ from cprec_hf.corpus.handover import of_two_domains
 from cprec_hf.corpus.prepare import Frames, Prepared
 from cprec_hf.corpus.splits import Split, cpt_events, cpt_step, keyed_rng
 from cprec_hf.corpus.threads import in_order
+from cprec_hf.corpus.training_counts import TrainingCounts
 from cprec_hf.corpus.windows import run_bounds
 
 SHARD_ROWS = 200_000
@@ -91,12 +92,15 @@ class Parts:
             yield Part(bucket, len(before), cpt_events(before, marked, self.split.cuts), marked)
 
 
-def pretraining_users(parts: Parts, kinds: Iterable[str], *, share: float, seed: int) -> PretrainingUsers:
+def pretraining_users(
+    parts: Parts, kinds: Iterable[str], counts: TrainingCounts, *, share: float, seed: int
+) -> PretrainingUsers:
     """Count the events for pre-training, and draw the users whose documents validate.
 
     Args:
         parts: of all events.
         kinds: of document.
+        counts: given all training events to count too, which saves another pass.
         share: of the users with documents that are drawn, at least one of them.
         seed: of that draw.
     """
@@ -104,6 +108,7 @@ def pretraining_users(parts: Parts, kinds: Iterable[str], *, share: float, seed:
     writers: list[pa.StringArray] = []
     for part in parts:
         bucket, events = part.bucket, part.pretraining
+        counts.add(bucket.users, events, part.downstream)
         user, domain = events["user_id"].to_numpy(), events["domain"].to_physical().to_numpy()
         known = events["clock"].is_not_null().to_numpy()
         mixed = of_two_domains(user[known], domain[known], len(bucket.users))
@@ -174,18 +179,19 @@ def write_rows(
                 table = _table(shard, part.bucket, ["item", "timestamp", "clock", *handed])
                 own = len(shard) - sum(int(shard[name].sum()) for name in handed)
                 yield partial(_documents, own, table, plan, controls)
+            pretrained = np.bincount(part.pretraining["user_id"].to_numpy(), minlength=len(part.bucket.users))
             for domain, example_plan in example_plans.items():
                 for shard in user_shards(part.downstream.filter(pl.col("domain") == domain)):
-                    shard = shard.with_columns(pl.col("item_id") - int(first_item[domain]))
+                    read = pl.Series(pretrained[shard["user_id"].to_numpy()], dtype=pl.Int32)
+                    shard = shard.with_columns(pl.col("item_id") - int(first_item[domain]), cpt_events=read)
                     trained[domain] += int((shard["split"] == "train").sum())
-                    table = _table(shard, part.bucket, ["item", "timestamp", "split"])
+                    table = _table(shard, part.bucket, ["item", "timestamp", "split", "cpt_events"])
                     yield partial(_examples, len(shard), table, example_plan)
 
     with ExitStack() as stack:
         files: dict[str | None, _Files] = {None: stack.enter_context(_Files(folder / "cpt", sequences.SEQUENCES))}
-        for domain in example_plans:
-            where = folder / f"sft-{slugs[domain]}"
-            files[domain] = stack.enter_context(_Files(where, examples.EXAMPLES))
+        for domain, at in example_plans.items():
+            files[domain] = stack.enter_context(_Files(folder / f"sft-{slugs[domain]}", at.schema))
         for n_events, domain, rows in in_order(shards()):
             if domain is None:
                 for kind in plan.kinds:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,6 @@ import pyarrow.compute as pc
 from scipy import sparse
 
 from cprec_hf.evaluation.rows import Rows
-from cprec_hf.metrics.ranking_at_k.ranking_at_k import ranking_at_k
 
 _CELLS = 1 << 24  # dense scores held at once while candidates are picked: 128 MB
 
@@ -55,9 +55,9 @@ TITLE_OVERLAP_GRID = [
 ]
 
 
-def random_scores(rows: Rows, seed: int) -> np.ndarray:
-    """Uniform scores from a seeded generator. Shape: [rows, candidates]."""
-    return np.random.default_rng(seed).random(rows.candidates.shape)
+def random_scores(rows: Rows, rng: np.random.Generator) -> np.ndarray:
+    """Uniform scores, the generator's next ones. Shape: [rows, candidates]."""
+    return rng.random(rows.candidates.shape)
 
 
 def popularity(train: sparse.csr_array, rows: Rows) -> np.ndarray:
@@ -119,12 +119,14 @@ def title_vectors(titles: pa.Array) -> sparse.csr_array:
     return (bags @ sparse.diags_array(np.sqrt(idf))).tocsr()
 
 
-def choose(grid: Sequence[Any], score: Callable[[Any], np.ndarray], rows: Rows, k: int) -> tuple[Any, dict[str, Any]]:
+def choose(
+    grid: Sequence[Any], score: Callable[[Any, Rows], np.ndarray], rows: Rows, k: int
+) -> tuple[Any, dict[str, Any]]:
     """The setting with the best ndcg@k on validation rows (the first of equals), and the record of the choice.
 
     Args:
         grid: settings, dataclasses of scalars.
-        score: a setting -> scores [rows, candidates] of the validation rows.
+        score: a setting and some rows -> their scores [rows, candidates].
         rows: the validation rows.
         k: cut-off of the ndcg.
 
@@ -132,7 +134,7 @@ def choose(grid: Sequence[Any], score: Callable[[Any], np.ndarray], rows: Rows, 
         The setting, and `{"chosen": ..., "by": ..., "validation": value, "grid": settings tried}`.
     """
     name = f"ndcg@{k}"
-    values = [rows.per_user(ranking_at_k(score(setting), rows.relevance, [k])[name]).mean() for setting in grid]
+    values = [rows.per_user(rows.metrics(partial(score, setting), [k])[name]).mean() for setting in grid]
     best = int(np.argmax(values))
     record = {"chosen": asdict(grid[best]), "by": f"{name} on validation", "validation": float(values[best])}
     return grid[best], {**record, "grid": len(grid)}

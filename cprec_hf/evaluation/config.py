@@ -20,6 +20,8 @@ Kind = Literal[
     "bayes_oracle",
 ]
 MODELS = ("model", "generate", "pointwise")
+NEED_A_SET = ("generate", "pointwise", "candidate_memoriser")
+"""Kinds that mean something only for a frozen set: answers are looked up in it, asked about, or it is looked up."""
 ORACLES = ("latent_oracle", "bayes_oracle")
 
 
@@ -53,7 +55,7 @@ class MethodConfig:
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    """An evaluation: one split of one downstream domain, scored by each method on the same frozen candidates."""
+    """An evaluation: one split of one downstream domain, scored by each method on the same candidates."""
 
     corpus: str
     """Corpus repo or folder."""
@@ -67,6 +69,9 @@ class EvaluateConfig:
     """Branch, tag or commit of the corpus repo."""
     split: Literal["test", "validation"] = "test"
     """Rows to score. Baselines choose their settings on `validation` whatever stands here."""
+    candidates: Literal["uniform", "popularity", "category", "all"] | None = None
+    """What each row ranks: the corpus' frozen set of this policy, or `all` items of the domain but those of the row's
+    history. By default the corpus' first set, or `all` where it froze none."""
     reference: list[str] = field(default_factory=list)
     """Names of methods: p-values are against the best of these, chosen anew for each metric. Empty: no p-values."""
     k: list[int] = field(default_factory=lambda: [1, 5, 10])
@@ -85,6 +90,9 @@ class EvaluateConfig:
             raise InputError(f"`methods` has {repeated[0]!r} more than once; give each its own name")
         if unknown := [name for name in self.reference if name not in names]:
             raise InputError(f"`reference` names {unknown[0]!r}, which is not among the methods: {', '.join(names)}")
+        needs = [method.name for method in self.methods if method.kind in NEED_A_SET]
+        if self.candidates == "all" and needs:
+            raise InputError(f"`candidates` is all, and method {needs[0]!r} is of a kind that needs a frozen set")
         if not self.k or min(self.k) < 1 or sorted(set(self.k)) != self.k:
             raise InputError(f"`k` is {self.k}; give whole numbers from 1 up, rising")
         if self.seed < 0:

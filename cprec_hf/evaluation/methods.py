@@ -1,9 +1,9 @@
-"""Each method is measured on the same frozen candidates: by its scores (`score_method`) or by its written answers."""
+"""Each method is measured on the same candidates: by its scores (`fit_method`) or by its written answers."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,9 +15,9 @@ from cprec_hf.corpus.load import corpus_commit, load_corpus, load_facts
 from cprec_hf.corpus.memoriser import memoriser_scores
 from cprec_hf.errors import InputError
 from cprec_hf.evaluation import baselines
-from cprec_hf.evaluation.config import MODELS, ORACLES, EvaluateConfig, MethodConfig
-from cprec_hf.evaluation.models import answers_of_model, check_model, score_model
-from cprec_hf.evaluation.rows import Catalogue, Rows, training_interactions
+from cprec_hf.evaluation.config import MODELS, NEED_A_SET, ORACLES, EvaluateConfig, MethodConfig
+from cprec_hf.evaluation.models import answers_of_model, check_model, model_scorer
+from cprec_hf.evaluation.rows import Catalogue, Rows, Score, training_interactions
 from cprec_hf.metrics.candidate_match.candidate_match import candidate_match
 from cprec_hf.metrics.ranking_at_k.ranking_at_k import ranking_at_k
 
@@ -35,6 +35,8 @@ class Task:
     splits: dict[str, pa.Table]
     """train, validation and test of the domain's fine-tuning config."""
     catalogue: Catalogue
+    column: str | None
+    """With the candidates; None for the whole catalogue."""
     rows: Rows
     """The rows that are scored."""
 
@@ -54,7 +56,8 @@ class Task:
             raise InputError(
                 f"`domain` is {config.domain!r}; the downstream domains of {config.corpus} are {', '.join(downstream)}"
             )
-        if max(config.k) > facts["candidates"]["count"]:
+        column = _column(config, facts)
+        if column and max(config.k) > facts["candidates"]["count"]:
             raise InputError(
                 f"`k` goes to {max(config.k)} and a row has {facts['candidates']['count']} candidates; lower it"
             )
@@ -71,14 +74,18 @@ class Task:
         }
         items = load_corpus(config.corpus, "items", config.corpus_revision)["train"].with_format("arrow")[:]
         catalogue = Catalogue.from_items(items, config.domain)
-        task = cls(config, facts, splits, catalogue, _rows(splits, config.split, catalogue, config.corpus))
+        rows = _rows(splits, config.split, catalogue, config.corpus, column)
+        if column is None and max(config.k) > len(catalogue):
+            raise InputError(f"`k` goes to {max(config.k)} and {config.domain!r} has {len(catalogue)} items; lower it")
+        task = cls(config, facts, splits, catalogue, column, rows)
         if len(task.rows.user_ids) < 2:
             raise InputError(
                 f"{config.corpus}, {config.split}: intervals over users need at least two of them, and there is one"
             )
         if any(method.kind in ORACLES for method in config.methods):
             _ = task.oracle
-        wanted = np.union1d(task.rows.candidates, task.rows.histories.values)
+        ranked = np.arange(len(catalogue)) if column is None else task.rows.candidates
+        wanted = np.union1d(ranked, task.rows.histories.values)
         for method in config.methods:
             if method.kind in MODELS:
                 check_model(method, config, catalogue.item_ids.take(pa.array(wanted)))
@@ -118,7 +125,7 @@ class Task:
     @cached_property
     def validation(self) -> Rows:
         """The rows baselines choose their settings on."""
-        return _rows(self.splits, "validation", self.catalogue, self.config.corpus)
+        return _rows(self.splits, "validation", self.catalogue, self.config.corpus, self.column)
 
     def _split(self, name: str) -> pa.Table:
         return _table(self.splits, name, self.config.corpus)
@@ -143,12 +150,13 @@ def measure_method(method: MethodConfig, task: Task) -> Measured:
     k - 1 guesses are worth.
 
     Raises:
-        InputError, ValueError: as `score_method`.
+        InputError: as `fit_method`.
+        ValueError: the method gave scores of another shape, or NaN.
     """
     rows, ks = task.rows, task.config.k
     if method.kind != "generate":
-        scores, record = score_method(method, task)
-        return Measured(ranking_at_k(scores, rows.relevance, ks), {}, record)
+        score, record = fit_method(method, task)
+        return Measured(rows.metrics(partial(_checked, method, score), ks), {}, record)
     answers, record = answers_of_model(method, task.config, rows)
     targets = answers.titles[np.arange(len(rows)), rows.relevance.argmax(axis=1)]
     matched = candidate_match(answers.texts, targets.tolist(), answers.titles.tolist())
@@ -159,69 +167,63 @@ def measure_method(method: MethodConfig, task: Task) -> Measured:
     return Measured(ranking_at_k(scores, relevance, ks), matched, record)
 
 
-def score_method(method: MethodConfig, task: Task) -> tuple[np.ndarray, dict[str, Any]]:
-    """Scores float64 [rows, candidates] of `task.rows`, higher is better, and what is to be recorded of the method.
+def fit_method(method: MethodConfig, task: Task) -> tuple[Score, dict[str, Any]]:
+    """What gives scores to rows of the task, higher is better, and what is to be recorded of the method.
 
     Raises:
         InputError: the method cannot run here (see `Task.load`, `Recommender.from_pretrained`, `MarketplaceOracle`).
-        ValueError: the method gave scores of another shape, or NaN.
     """
-    record: dict[str, Any] = {}
     if method.kind in ("model", "pointwise"):
-        scores, record = score_model(method, task.config, task.rows)
-    elif method.kind in ORACLES:
-        scores = _oracle(method.kind, task)
-    elif method.kind == "random":
-        scores, record = baselines.random_scores(task.rows, task.config.seed), {"seed": task.config.seed}
-    elif method.kind == "popularity":
-        scores = baselines.popularity(task.train, task.rows)
-    elif method.kind == "item_knn":
-        setting, record = baselines.choose(
-            baselines.ITEM_KNN_GRID,
-            lambda s: baselines.item_knn(task.train, task.validation, s),
-            task.validation,
-            max(task.config.k),
+        return model_scorer(method, task.config)
+    if method.kind in ORACLES:
+        return partial(_oracle, method.kind, task), {}
+    if method.kind == "random":
+        rng = np.random.default_rng(task.config.seed)
+        return lambda rows: baselines.random_scores(rows, rng), {"seed": task.config.seed}
+    if method.kind == "popularity":
+        return partial(baselines.popularity, task.train), {}
+    if method.kind == "candidate_memoriser":
+        return _memoriser(task)
+    k = max(task.config.k)
+    if method.kind == "item_knn":
+        knn, record = baselines.choose(
+            baselines.ITEM_KNN_GRID, lambda s, rows: baselines.item_knn(task.train, rows, s), task.validation, k
         )
-        scores = baselines.item_knn(task.train, task.rows, setting)
-    elif method.kind == "title_overlap":
-        vectors = baselines.title_vectors(task.catalogue.titles)
-        setting, record = baselines.choose(
-            baselines.TITLE_OVERLAP_GRID,
-            lambda s: baselines.title_overlap(vectors, task.validation, s),
-            task.validation,
-            max(task.config.k),
-        )
-        scores = baselines.title_overlap(vectors, task.rows, setting)
-    else:
-        scores, record = _memoriser(task)
-    scores = np.asarray(scores, dtype=np.float64)
-    if scores.shape != task.rows.candidates.shape:
-        raise ValueError(
-            f"method {method.name!r} gave scores {scores.shape} for candidates {task.rows.candidates.shape}"
-        )
+        return lambda rows: baselines.item_knn(task.train, rows, knn), record
+    vectors = baselines.title_vectors(task.catalogue.titles)
+    overlap, record = baselines.choose(
+        baselines.TITLE_OVERLAP_GRID, lambda s, rows: baselines.title_overlap(vectors, rows, s), task.validation, k
+    )
+    return lambda rows: baselines.title_overlap(vectors, rows, overlap), record
+
+
+def _checked(method: MethodConfig, score: Score, rows: Rows) -> np.ndarray:
+    """Scores float64 [rows, candidates]; raises `ValueError` for another shape, or NaN."""
+    scores = np.asarray(score(rows), dtype=np.float64)
+    if scores.shape != rows.candidates.shape:
+        raise ValueError(f"method {method.name!r} gave scores {scores.shape} for candidates {rows.candidates.shape}")
     if np.isnan(scores).any():
         row = int(np.isnan(scores).any(axis=1).argmax())
         raise ValueError(f"method {method.name!r} gave NaN scores, first in row {row}; NaN has no rank")
-    return scores, record
+    return scores
 
 
-def _memoriser(task: Task) -> tuple[np.ndarray, dict[str, Any]]:
-    """The lookup from candidate set to target, learnt on every other split's rows that have candidates."""
-    tables = [table for name, table in task.splits.items() if name != task.config.split]
-    known = pa.concat_tables([t.select(["candidates", "target"]) for t in tables])
-    known = known.filter(pc.equal(pc.list_value_length(known["candidates"]), task.rows.candidates.shape[1]))
-    scores = memoriser_scores(known["candidates"], known["target"].to_pylist(), task.rows.table["candidates"])
-    return scores, {"known_rows": len(known)}
+def _memoriser(task: Task) -> tuple[Score, dict[str, Any]]:
+    """The lookup from candidate set to target, learnt on train, validation and test rows but those that are scored."""
+    column, width = task.column, task.rows.candidates.shape[1]
+    names = [name for name in ("train", "validation", "test") if name in task.splits and name != task.config.split]
+    known = pa.concat_tables([task.splits[name].select([column, "target"]) for name in names])
+    known = known.filter(pc.equal(pc.list_value_length(known[column]), width))
+    targets = known["target"].to_pylist()
+    return lambda rows: memoriser_scores(known[column], targets, rows.table[column]), {"known_rows": len(known)}
 
 
-def _oracle(kind: str, task: Task) -> np.ndarray:
+def _oracle(kind: str, task: Task, rows: Rows) -> np.ndarray:
     oracle, users = task.oracle
-    table = task.rows.table
-    of_row, times = np.array(users)[task.rows.users].tolist(), table["timestamp"].to_numpy()
-    candidates = table["candidates"].to_pylist()
+    of_row, times = np.array(users)[rows.users].tolist(), rows.table["timestamp"].to_numpy()
     if kind == "latent_oracle":
-        return oracle.latent_scores(of_row, times, candidates)
-    return oracle.bayes_scores(of_row, times, table["history"].to_pylist(), candidates)
+        return oracle.latent_scores(of_row, times, rows.candidate_ids)
+    return oracle.bayes_scores(of_row, times, rows.table["history"].to_pylist(), rows.candidate_ids)
 
 
 def _table(splits: dict[str, pa.Table], name: str, corpus: str) -> pa.Table:
@@ -230,5 +232,29 @@ def _table(splits: dict[str, pa.Table], name: str, corpus: str) -> pa.Table:
     return splits[name]
 
 
-def _rows(splits: dict[str, pa.Table], name: str, catalogue: Catalogue, corpus: str) -> Rows:
-    return Rows.from_table(_table(splits, name, corpus), catalogue, f"{corpus}, {name}")
+def _rows(splits: dict[str, pa.Table], name: str, catalogue: Catalogue, corpus: str, column: str | None) -> Rows:
+    return Rows.from_table(_table(splits, name, corpus), catalogue, f"{corpus}, {name}", column)
+
+
+def _column(config: EvaluateConfig, facts: dict[str, Any]) -> str | None:
+    """The column of the set that is asked for; None for the whole catalogue.
+
+    Raises:
+        InputError: the corpus has no such set, or what is asked for does not go with a whole catalogue.
+    """
+    sets: dict[str, str] = facts["candidates"].get("sets", {"candidates": "uniform"})
+    column = next((name for name, policy in sets.items() if config.candidates in (policy, None)), None)
+    if config.candidates == "all" or (not sets and config.candidates is None):
+        column = None
+    elif column is None:
+        known = ", ".join([*sets.values(), "all"])
+        raise InputError(f"`candidates` is {config.candidates}; {config.corpus} has {known}")
+    if column is None:
+        if facts["template"]["candidate_list_in_prompt"]:
+            raise InputError(
+                f"`candidates` is all, and prompts of {config.corpus} begin with a list of candidates "
+                "(candidate_list_in_prompt), which a whole catalogue does not fit"
+            )
+        if needs := [method.name for method in config.methods if method.kind in NEED_A_SET]:
+            raise InputError(f"{config.corpus} has no frozen candidates, which method {needs[0]!r} needs")
+    return column

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from cprec_hf.corpus.record import FILENAME, ModelRecord
 from cprec_hf.errors import InputError
 from cprec_hf.evaluation.config import EvaluateConfig, MethodConfig
-from cprec_hf.evaluation.rows import Rows
+from cprec_hf.evaluation.rows import Rows, Score
 from cprec_hf.hub.files import local_path
 
 if TYPE_CHECKING:
@@ -55,21 +55,28 @@ def check_model(method: MethodConfig, config: EvaluateConfig, wanted: pa.Array) 
         raise InputError(f"method {method.name!r}: {error}") from None
 
 
-def score_model(method: MethodConfig, config: EvaluateConfig, rows: Rows) -> tuple[np.ndarray, dict[str, Any]]:
-    """Scores [rows, candidates] of a model (of kind pointwise: yes against no), and its record.
+def model_scorer(method: MethodConfig, config: EvaluateConfig) -> tuple[Score, dict[str, Any]]:
+    """What scores rows by a model (of kind pointwise: yes against no), and the model's record.
 
     Raises:
-        InputError: it cannot be loaded, or cannot rank these rows.
+        InputError: it cannot be loaded; and when it scores, that it cannot rank the rows.
     """
     recommender = _open(method, config)
-    histories, candidates = rows.table["history"].to_pylist(), rows.table["candidates"].to_pylist()
-    if method.kind == "pointwise":
-        from cprec_hf.ranking.pointwise import pointwise_scores
 
-        scores = pointwise_scores(recommender, histories, candidates, domain=config.domain)
-    else:
-        scores = recommender.rank(histories, candidates, domain=config.domain, score=method.score)
-    return scores, {"record": asdict(recommender.record)}
+    def score(rows: Rows) -> np.ndarray:
+        histories = rows.table["history"].to_pylist()
+        if method.kind == "pointwise":
+            from cprec_hf.ranking.pointwise import pointwise_scores
+
+            return pointwise_scores(recommender, histories, rows.candidate_ids, domain=config.domain)
+        if rows.whole:
+            known = recommender.items.filter(pc.equal(recommender.items["domain"], config.domain))["item_id"]
+            wanted = pa.array(rows.candidate_ids[0])
+            place = pc.index_in(wanted, value_set=known.combine_chunks().cast(wanted.type)).to_numpy()
+            return recommender.rank(histories, None, domain=config.domain, score=method.score)[:, place]
+        return recommender.rank(histories, rows.candidate_ids, domain=config.domain, score=method.score)
+
+    return score, {"record": asdict(recommender.record)}
 
 
 def answers_of_model(method: MethodConfig, config: EvaluateConfig, rows: Rows) -> tuple[Answers, dict[str, Any]]:
@@ -81,8 +88,8 @@ def answers_of_model(method: MethodConfig, config: EvaluateConfig, rows: Rows) -
     from cprec_hf.ranking.generate import generate_and_match
 
     recommender = _open(method, config)
-    histories, candidates = rows.table["history"].to_pylist(), rows.table["candidates"].to_pylist()
-    answers = generate_and_match(recommender, histories, candidates, domain=config.domain)
+    histories = rows.table["history"].to_pylist()
+    answers = generate_and_match(recommender, histories, rows.candidate_ids, domain=config.domain)
     return answers, {"record": asdict(recommender.record)}
 
 

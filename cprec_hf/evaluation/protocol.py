@@ -131,6 +131,7 @@ def _about(task: Task) -> dict[str, Any]:
         "users": len(task.rows.user_ids),
         "rows": len(task.rows),
         "candidates": task.rows.candidates.shape[1],
+        "candidate_set": task.column or "all",
         "items": len(task.catalogue),
         "k": config.k,
         "seed": config.seed,

@@ -5,7 +5,8 @@ Items of the domain are numbered 0 .. items-1 in the order of the corpus' `items
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -14,6 +15,9 @@ from scipy import sparse
 
 from cprec_hf.corpus.ragged import Ragged
 from cprec_hf.errors import InputError
+from cprec_hf.metrics.ranking_at_k.ranking_at_k import ranking_at_k
+
+_CELLS = 1 << 24  # scores held at once: 128 MB
 
 
 @dataclass(frozen=True)
@@ -52,20 +56,25 @@ class Rows:
     targets: np.ndarray
     """Item codes int64 [rows]."""
     candidates: np.ndarray
-    """Item codes int64 [rows, candidates]."""
+    """Item codes int64 [rows, candidates]; of a whole catalogue, the same in every row."""
     users: np.ndarray
     """Number of each row's user int64 [rows], counted in order of first appearance."""
     user_ids: list[str]
     """The users' ids [users]."""
+    candidate_ids: list[list[str]]
+    """The candidates' item ids [rows][candidates]."""
+    whole: bool
+    """Whether each row ranks the whole catalogue."""
 
     @classmethod
-    def from_table(cls, table: pa.Table, catalogue: Catalogue, where: str) -> Rows:
+    def from_table(cls, table: pa.Table, catalogue: Catalogue, where: str, column: str | None = "candidates") -> Rows:
         """Read rows of an `sft-<domain>` split.
 
         Args:
-            table: columns user_id, history, target, candidates.
+            table: columns user_id, history, target, and the one with the candidates.
             catalogue: the domain's items.
             where: names the corpus and split in error messages.
+            column: with the candidates; None for the whole catalogue.
 
         Raises:
             InputError: no rows, an item without a catalogue entry, rows with different numbers of candidates, or a
@@ -73,14 +82,19 @@ class Rows:
         """
         if not len(table):
             raise InputError(f"{where} has no rows; nothing can be evaluated on it")
-        n, offered = len(table), table["candidates"].combine_chunks()
-        counts = pc.list_value_length(offered).fill_null(0).to_numpy()
-        if counts.min() != counts.max() or counts.min() < 2:
-            raise InputError(
-                f"{where}: rows have {counts.min()} to {counts.max()} candidates; all need the same number"
-            )
-        candidates = catalogue.codes(_flat(offered.flatten()), where).reshape(n, -1)
-        targets = catalogue.codes(table["target"].combine_chunks(), where)
+        n, targets = len(table), catalogue.codes(table["target"].combine_chunks(), where)
+        if column is None:
+            candidates = np.broadcast_to(np.arange(len(catalogue)), (n, len(catalogue)))
+            candidate_ids = [catalogue.item_ids.to_pylist()] * n
+        else:
+            offered = table[column].combine_chunks()
+            counts = pc.list_value_length(offered).fill_null(0).to_numpy()
+            if counts.min() != counts.max() or counts.min() < 2:
+                raise InputError(
+                    f"{where}: rows have {counts.min()} to {counts.max()} candidates; all need the same number"
+                )
+            candidates = catalogue.codes(_flat(offered.flatten()), where).reshape(n, -1)
+            candidate_ids = offered.to_pylist()
         once = (candidates == targets[:, None]).sum(axis=1) == 1
         if not once.all():
             row = int(np.argmin(once))
@@ -93,6 +107,8 @@ class Rows:
             candidates=candidates,
             users=users.indices.to_numpy().astype(np.int64),
             user_ids=users.dictionary.to_pylist(),
+            candidate_ids=candidate_ids,
+            whole=column is None,
         )
 
     def __len__(self) -> int:
@@ -102,6 +118,39 @@ class Rows:
     def relevance(self) -> np.ndarray:
         """1.0 for the target, 0.0 for the others. Shape: [rows, candidates]."""
         return (self.candidates == self.targets[:, None]).astype(np.float64)
+
+    def blocks(self) -> Iterator[Rows]:
+        """The rows in portions of so many scores as are held at once. Users keep their numbers."""
+        size = max(1, _CELLS // self.candidates.shape[1])
+        for start in range(0, len(self), size):
+            rows = np.arange(start, min(start + size, len(self)))
+            part = slice(start, start + size)
+            yield replace(
+                self,
+                table=self.table.slice(start, size),
+                histories=self.histories.take(rows),
+                targets=self.targets[part],
+                candidates=self.candidates[part],
+                users=self.users[part],
+                candidate_ids=self.candidate_ids[part],
+            )
+
+    def metrics(self, score: Score, ks: Sequence[int]) -> dict[str, np.ndarray]:
+        """`ranking_at_k`'s values [rows] by name.
+
+        Args:
+            score: rows -> scores [rows, candidates], called with a block at a time. Of a whole catalogue, what stands
+                in the history comes last, whatever its score.
+            ks: cut-offs.
+        """
+        found = []
+        for rows in self.blocks():
+            scores = score(rows)
+            if rows.whole:
+                scores = np.array(scores, dtype=np.float64)
+                scores[np.repeat(np.arange(len(rows)), rows.histories.lengths), rows.histories.values] = -np.inf
+            found.append(ranking_at_k(scores, rows.relevance, ks))
+        return {name: np.concatenate([part[name] for part in found]) for name in found[0]}
 
     def history_matrix(self, n_items: int, last: int) -> sparse.csr_array:
         """1.0 for each distinct item among the last `last` of a row's history. Shape: [rows, items]."""
@@ -113,6 +162,10 @@ class Rows:
     def per_user(self, per_row: np.ndarray) -> np.ndarray:
         """Means over each user's rows. Shapes: [rows] -> [users]."""
         return np.bincount(self.users, weights=per_row) / np.bincount(self.users)
+
+
+Score = Callable[[Rows], np.ndarray]
+"""Rows to their scores [rows, candidates], higher is better."""
 
 
 def training_interactions(train: pa.Table, catalogue: Catalogue, where: str) -> sparse.csr_array:

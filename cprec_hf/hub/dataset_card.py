@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from cprec_hf.hub.card_parts import is_repo_id, last_part, licence_metadata, literal, place, put_together
+from cprec_hf.hub.downstream_card import downstream_values
 from cprec_hf.hub.markdown import Safe, fenced, one_line, render, table
 
 SPLITS = ("train", "validation", "test")
@@ -70,6 +71,7 @@ def render_dataset_card(facts: Mapping[str, Any], *, repo_id: str | None = None,
             ),
             "kinds": _kinds(facts),
             **_pictures(facts.get("figures")),
+            **downstream_values(facts),
             "audit": table(
                 ["check", "passed", "rows looked at", "found"],
                 [[row["check"], "yes" if row["passed"] else "NO", row["n"], row["detail"]] for row in facts["audit"]],
@@ -122,10 +124,11 @@ def recipe_of(facts: Mapping[str, Any]) -> dict[str, Any]:
 def _configs(counts: Mapping[str, Mapping[str, int]], shards: Mapping[str, Mapping[str, int]]) -> list[dict[str, Any]]:
     configs: list[dict[str, Any]] = []
     for name, splits in counts.items():
+        wanted = [*SPLITS, *(split for split in splits if split not in SPLITS)]  # few-shot splits last
         of_config = shards.get(name, {})
         files = [
             {"split": split, "path": f"{name}/{split}{'-*' if of_config.get(split, 1) > 1 else ''}.parquet"}
-            for split in SPLITS
+            for split in wanted
             if splits.get(split)
         ]
         if files:

@@ -147,8 +147,7 @@ def _protocol(results: Mapping[str, Any]) -> list[str]:
         "and the others follow in random order: hr@1 is hr_all.",
     ]
     return [
-        f"{results['users']:,} users, {results['rows']:,} rows, split policy {escape(policy)}; each row ranks the same "
-        f"{results['candidates']} frozen candidates for every method, out of {results['items']:,} items.",
+        f"{results['users']:,} users, {results['rows']:,} rows, split policy {escape(policy)}; {_ranked(results)}.",
         "Models score by log-likelihood, never by parsing generated text. Ties count as the mean over their orders.",
         *(generated if any("matched" in method for method in results["methods"]) else []),
         "A user's value is the mean over the user's rows; a method's is the mean over users.",
@@ -160,6 +159,15 @@ def _protocol(results: Mapping[str, Any]) -> list[str]:
         "Baselines are fitted on training rows of at least two events: a lone event of a user or window makes no row.",
         "Item-kNN and title-word overlap chose their settings on the validation split.",
     ]
+
+
+def _ranked(results: Mapping[str, Any]) -> str:
+    column = results.get("candidate_set", "candidates")
+    if column == "all":
+        return f"each row ranks all {results['items']:,} items, for every method, what stands in its history last"
+    frozen = f"each row ranks the same {results['candidates']} frozen candidates for every method"
+    named = "" if column == "candidates" else f" (`{column}`)"
+    return f"{frozen}{named}, out of {results['items']:,} items"
 
 
 def _method(method: Mapping[str, Any]) -> str:

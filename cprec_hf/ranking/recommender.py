@@ -166,7 +166,7 @@ class Recommender:
     def rank(
         self,
         histories: Sequence[Sequence[str]],
-        candidates: Sequence[Sequence[str]],
+        candidates: Sequence[Sequence[str]] | None,
         domain: str | None = None,
         score: Score = "sum",
         *,
@@ -181,7 +181,7 @@ class Recommender:
             histories: item ids, oldest first, a list a user; may be empty. The last `record.history_length` items
                 count, fewer (whole items) where they and the longest candidate would not fit the corpus' windows
                 (`record.window_tokens`) or the model.
-            candidates: item ids, a list a user, all of one length.
+            candidates: item ids, a list a user, all of one length; None for all the domain's, in the order of `items`.
             domain: the domain of all ids; by default the one the model was fine-tuned on.
             score: see `Score`.
             skip_unknown: leave out of histories what the catalogue does not have, instead of refusing it.
@@ -193,6 +193,11 @@ class Recommender:
             InputError: unknown item or domain (with the nearest, or those known), lists that do not match, or titles
                 too long for the model.
         """
+        if candidates is None:
+            self._require_no_list()
+            catalogue = self._catalogue(domain)
+            past = catalogue.rows(histories, "histories", skip_unknown=skip_unknown)
+            return self._scorer(catalogue).everything(past, score)
         request = self.request(histories, candidates, domain, skip_unknown=skip_unknown)
         return self._scorer(request.catalogue).candidates(request, score)
 
@@ -239,11 +244,7 @@ class Recommender:
         """
         if k < 1:
             raise InputError(f"k is {k}; ask for at least one item")
-        if self.record.candidate_list_in_prompt:
-            raise InputError(
-                "this model needs candidates: its prompts begin with the list it chooses from "
-                "(candidate_list_in_prompt), so it cannot recommend from a whole catalogue; use `rank`"
-            )
+        self._require_no_list()
         catalogue = self._catalogue(domain)
         past = catalogue.rows(histories, "histories", skip_unknown=skip_unknown)
         excluded = past if exclude_history else Ragged.empty(len(past))
@@ -280,6 +281,13 @@ class Recommender:
         more = catalogue.new_items(item_ids, titles, self._encoder, self.record.max_title_tokens)
         items = pa.concat_tables([self.items, more.cast(self.items.schema)])
         return Recommender(self.model, self.tokenizer, self.record, items, max_batch_tokens=self.max_batch_tokens)
+
+    def _require_no_list(self) -> None:
+        if self.record.candidate_list_in_prompt:
+            raise InputError(
+                "this model needs candidates: its prompts begin with the list it chooses from "
+                "(candidate_list_in_prompt), so it cannot recommend from a whole catalogue; use `rank`"
+            )
 
     def _scorer(self, catalogue: Catalogue) -> Scorer:
         return Scorer(self.model, catalogue, self.record, self.max_batch_tokens)

@@ -88,24 +88,48 @@ class Scorer:
         items, scores = np.full((n, k), -1), np.full((n, k), -np.inf, dtype=np.float32)
         if not n or not len(catalogue):
             return items, scores
-        opening, limit = catalogue.openings(1, None), token_limit(self.model, self.record)
-        catalogue.check_fits(opening, np.array([[catalogue.codes.lengths.argmax()]]), limit)
-        room = np.full(n, limit - int(catalogue.codes.lengths.max()))
-        openings = np.repeat(opening, n, axis=0)
-        prompts = catalogue.prompts(openings, histories, self.record.history_length, room)
+        prompts, empty = self._prompts(histories)
         left = np.arange(n)
         if score == "sum" and can_search(self.model, prompts, catalogue.trie):
             items, scores, proven = self._search(prompts, k, excluded)
             left = np.flatnonzero(~proven)
         if len(left):
-            empty = catalogue.prompts(opening, Ragged.empty(1), 0, room[:1])
             prior = self._all(empty) if score == "pmi" else 0.0
-            per = catalogue.codes.lengths if score == "mean" else 1
             block = max(1, _SCORES // len(catalogue))
             for users in np.split(left, range(block, len(left), block)):
-                found = ((self._all(prompts.take(users)) - prior) / per).astype(np.float32)
-                items[users], scores[users] = self._sorted(found[:, catalogue.code_of], k, excluded.take(users))
+                found = self._scored(prompts.take(users), prior, score)
+                items[users], scores[users] = self._sorted(found, k, excluded.take(users))
         return items, scores
+
+    def everything(self, histories: Ragged, score: Score) -> np.ndarray:
+        """Scores of every item of the catalogue, float32 [users, items]; give as many users as memory has room for.
+
+        Args:
+            histories: item rows, oldest first, a row a user.
+            score: see `Score`.
+
+        Raises:
+            InputError: an unknown score, or a title too long for the model with its prompt.
+        """
+        _check_score(score)
+        if not len(histories) or not len(self.catalogue):
+            return np.zeros((len(histories), len(self.catalogue)), dtype=np.float32)
+        prompts, empty = self._prompts(histories)
+        return self._scored(prompts, self._all(empty) if score == "pmi" else 0.0, score)
+
+    def _prompts(self, histories: Ragged) -> tuple[Ragged, Ragged]:
+        """Each user's prompt with room for the catalogue's longest title, and the one without history."""
+        catalogue = self.catalogue
+        opening, limit = catalogue.openings(1, None), token_limit(self.model, self.record)
+        catalogue.check_fits(opening, np.array([[catalogue.codes.lengths.argmax()]]), limit)
+        room = np.full(len(histories), limit - int(catalogue.codes.lengths.max()))
+        openings = np.repeat(opening, len(histories), axis=0)
+        prompts = catalogue.prompts(openings, histories, self.record.history_length, room)
+        return prompts, catalogue.prompts(opening, Ragged.empty(1), 0, room[:1])
+
+    def _scored(self, prompts: Ragged, prior: np.ndarray | float, score: Score) -> np.ndarray:
+        per = self.catalogue.codes.lengths if score == "mean" else 1
+        return ((self._all(prompts) - prior) / per).astype(np.float32)[:, self.catalogue.code_of]
 
     def _search(self, prompts: Ragged, k: int, excluded: Ragged) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """As `best`, and whether the search proved it, bool [users]."""

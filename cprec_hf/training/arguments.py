@@ -145,7 +145,9 @@ class SftArguments(StageArguments):
         "Few-shot: train on the rows of this share of the users only (0.01: one in a hundred, rounded up). A smaller "
         "share's users are among a larger one's."
     )
-    subset_seed: int = _field("Draws the users of `train_share`; apart from `seed`, so that runs share them.", 0)
+    subset_seed: int | None = _field(
+        "Draws other users for `train_share` than the corpus froze, which all runs share; apart from `seed`."
+    )
 
 
 @dataclass(kw_only=True)

@@ -5,6 +5,7 @@ Every function returns a `datasets.Dataset` with `input_ids` and `labels`, one r
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import datasets
@@ -14,6 +15,7 @@ import pyarrow.compute as pc
 
 from cprec_hf.corpus.controls import CONTROLS
 from cprec_hf.corpus.encoder import Encoder
+from cprec_hf.corpus.few_shot import RANK
 from cprec_hf.corpus.load import load_corpus
 from cprec_hf.corpus.ragged import Ragged
 from cprec_hf.errors import InputError
@@ -22,8 +24,10 @@ from cprec_hf.training.packing import row_lengths
 from cprec_hf.training.subset import few_users
 
 
-def corpus_table(corpus: str, revision: str | None, config: str, split: str, columns: list[str]) -> pa.Table:
-    """Columns of one split of a corpus.
+def corpus_table(
+    corpus: str, revision: str | None, config: str, split: str, columns: list[str], optional: Sequence[str] = ()
+) -> pa.Table:
+    """Columns of one split of a corpus, and those of `optional` that it has.
 
     Raises:
         InputError: the config has no such split.
@@ -31,7 +35,8 @@ def corpus_table(corpus: str, revision: str | None, config: str, split: str, col
     splits = load_corpus(corpus, config, revision)
     if split not in splits:
         raise InputError(f"{corpus}: config {config} has no {split} split; it has {', '.join(splits)}")
-    return splits[split].select_columns(columns).with_format("arrow")[:]
+    found = [name for name in optional if name in splits[split].column_names]
+    return splits[split].select_columns([*columns, *found]).with_format("arrow")[:]
 
 
 def document_kinds(corpus: str, revision: str | None) -> list[str]:
@@ -126,7 +131,7 @@ def sft_rows(
     *,
     completion_only: bool,
     share: float | None = None,
-    subset_seed: int = 0,
+    subset_seed: int | None = None,
 ) -> datasets.Dataset:
     """Prompts with their completions; the loss is over the completions only, or over all positions.
 
@@ -138,12 +143,12 @@ def sft_rows(
         split: `train` or `validation`.
         completion_only: leave the prompts' tokens out of the labels.
         share: of the users whose rows are read, see `few_users`; None for all.
-        subset_seed: draws them.
+        subset_seed: draws other users than the corpus froze.
 
     Raises:
         InputError: `share` is out of range.
     """
-    table = corpus_table(corpus, revision, config, split, ["prompt", "completion", "user_id"])
+    table = corpus_table(corpus, revision, config, split, ["prompt", "completion", "user_id"], [RANK])
     table = few_users(table, share, subset_seed)
     prompts, completions = encoder.documents(table["prompt"]), encoder.documents(table["completion"], start=False)
     if completion_only:

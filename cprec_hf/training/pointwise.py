@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 
 from cprec_hf.command import run_as_command
 from cprec_hf.corpus.encoder import Encoder
+from cprec_hf.corpus.few_shot import RANK
 from cprec_hf.corpus.template import load_template
 from cprec_hf.errors import InputError
 from cprec_hf.ranking.catalogue import Catalogue
@@ -77,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
         questions = Questions(catalogue, encoder, template)
         data, tables = {}, {}
         for split in ["train"] if training.eval_strategy == "no" else ["train", "validation"]:
-            table = corpus_table(arguments.corpus, arguments.corpus_revision, config, split, COLUMNS)
+            table = corpus_table(arguments.corpus, arguments.corpus_revision, config, split, COLUMNS, [RANK])
             if split == "train":
                 table = few_users(table, arguments.train_share, arguments.subset_seed)
             negatives = negatives_of(table, catalogue, arguments.negatives, f"{facts['name']}/{training.seed}/{domain}")

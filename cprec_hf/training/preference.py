@@ -18,6 +18,7 @@ import trl
 
 from cprec_hf.command import run_as_command
 from cprec_hf.corpus.encoder import Encoder
+from cprec_hf.corpus.few_shot import RANK
 from cprec_hf.corpus.template import load_template
 from cprec_hf.ranking.catalogue import Catalogue
 from cprec_hf.training.adapter import new_adapter
@@ -71,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
         catalogue = Catalogue(items, domain, encoder, load_template(sizes["version"]))
         data = {}
         for split in ["train"] if training.eval_strategy == "no" else ["train", "validation"]:
-            table = corpus_table(arguments.corpus, arguments.corpus_revision, config, split, COLUMNS)
+            table = corpus_table(arguments.corpus, arguments.corpus_revision, config, split, COLUMNS, [RANK])
             key = f"{facts['name']}/{training.seed}/{domain}"
             if split == "train":
                 table = few_users(table, arguments.train_share, arguments.subset_seed)

@@ -30,7 +30,7 @@ class RankingProbe:
         users: rows to rank, the first of the validation split.
 
     Raises:
-        InputError: no validation rows, or `users` below 1.
+        InputError: no validation rows, none with candidates, or `users` below 1.
     """
 
     def __init__(
@@ -41,8 +41,12 @@ class RankingProbe:
             raise InputError(f"{corpus}: `probe_users` {users} leaves no validation row of {config} to rank")
         items = corpus_table(corpus, revision, "items", "train", ["item_id", "domain", "title"])
         items = items.filter(pc.equal(items["domain"], domain)).combine_chunks()
-        candidates = rows["candidates"].combine_chunks()
-        flat = candidates.flatten()
+        flat = rows["candidates"].combine_chunks().flatten()
+        if not len(flat):
+            raise InputError(
+                f"{corpus}: its validation rows have no frozen candidates to rank between steps; give `eval_strategy: "
+                "no`, or build the corpus with a number of `candidates`"
+            )
         self.width = len(flat) // rows.num_rows
         self.prefixes: Ragged = encoder.documents(rows["prompt"])
         lines = pc.binary_join_element_wise(items["title"].combine_chunks(), "", DELIMITER)

@@ -1,26 +1,42 @@
 """Fine-tuning rows against a row-by-row twin, on any users, any partition of them and any token budget."""
 
 from collections import defaultdict
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cprec_hf.corpus.examples import CATALOGUE, EVENTS, EXAMPLES, ExamplePlan, sft_examples
+from cprec_hf.corpus.few_shot import user_keys
 from cprec_hf.corpus.template import load_template
 from cprec_hf.errors import InputError
 
 N_ITEMS, COUNT = 30, 4
 TOKENS = [2 + i % 4 for i in range(N_ITEMS)]
+TRAINED = [i % 3 * i for i in range(N_ITEMS)]
+LINE = ["u", "w", "z"]  # the domain's users with training rows, as the plan says
+CPT = {"u": 0, "v": 3, "w": 0, "x": 0}
 HEADER, BLOCK = 5, 3
 
 
-def _plan(window: int = 60, history: int = 4, targets: str = "every", shown: bool = False) -> ExamplePlan:
+def _plan(
+    window: int = 60,
+    history: int = 4,
+    targets: str = "every",
+    shown: bool = False,
+    negatives: tuple[str, ...] = ("uniform",),
+) -> ExamplePlan:
     columns = [[f"i{i:02}" for i in range(N_ITEMS)], [f"title {i}" for i in range(N_ITEMS)], TOKENS]
+    columns += [TRAINED, [None if i % 7 == 6 else f"c{i % 5}" for i in range(N_ITEMS)]]
     catalogue = pa.table(dict(zip(CATALOGUE.names, columns, strict=True)), schema=CATALOGUE)
-    return ExamplePlan("1", "test", "Books", catalogue, window, HEADER, BLOCK, history, targets, COUNT, shown)
+    line = np.sort(user_keys("test", pa.array(LINE)))
+    return ExamplePlan(
+        "1", "test", "Books", catalogue, window, HEADER, BLOCK, history, targets, COUNT, shown, line, negatives
+    )
 
 
 @st.composite
@@ -39,7 +55,19 @@ def events(draw: st.DrawFn) -> list[dict[str, Any]]:
 
 
 def _table(rows: list[dict[str, Any]]) -> pa.Table:
-    return pa.Table.from_pylist(rows, schema=EVENTS)
+    return pa.Table.from_pylist([{"cpt_events": CPT[row["user_id"]], **row} for row in rows], schema=EVENTS)
+
+
+def _marks(events: list[dict[str, Any]], target: dict[str, Any]) -> dict[str, Any]:
+    """The columns of few-shot and cold, from the user's own events and the plan's constants."""
+    user, trained = target["user_id"], sum(event["split"] == "train" for event in events)
+    before = {name: int(user_keys("test", pa.array([name]))[0]) for name in LINE}
+    rank = sum(before[other] < before[user] for other in LINE) / len(LINE) if user in LINE else None
+    item = TRAINED[target["item"]]
+    return {
+        "user_rank": rank, "user_events": trained, "cpt_events": CPT[user], "target_events": item,
+        "cold_user": trained == 0 and CPT[user] == 0, "cold_item": item == 0,
+    }  # fmt: skip
 
 
 def _row_by_row(
@@ -66,7 +94,7 @@ def _row_by_row(
                 "prompt": template.prompt("Books", [title(r["item"]) for r in history]),
                 "completion": template.line(title(target["item"])), "user_id": target["user_id"],
                 "history": [f"i{r['item']:02}" for r in history], "target": f"i{target['item']:02}",
-                "timestamp": target["timestamp"],
+                "timestamp": target["timestamp"], **_marks(users[target["user_id"]], target),
             }
         )  # fmt: skip
 
@@ -119,15 +147,31 @@ def test_how_much_history_is_shown_says_nothing_of_the_target() -> None:
     assert {longest: [p.count("\n") - 1 for p in found] for longest, found in prompts.items()} == {4: [3], 5: [2]}
 
 
+def test_without_candidates_there_is_room_for_the_longest_title_of_all() -> None:
+    """Items 3, 7 and 11 take 5 tokens, as the longest of all do: three fit beside one more, whatever the target."""
+    for window, kept in ((HEADER + 4 * 5, 3), (HEADER + 4 * 5 - 1, 2)):
+        plan = replace(_plan(window=window, history=9), candidates=None)
+        for target in range(12, N_ITEMS):
+            rows = [
+                {"user_id": "u", "item": item, "timestamp": time, "split": "train" if time < 3 else "test"}
+                for time, item in enumerate([3, 7, 11, target])
+            ]
+            (row,) = sft_examples(_table(rows), plan)["test"].to_pylist()
+            assert len(row["history"]) == kept and row["candidates"] == []
+
+
 @given(events(), st.lists(st.integers(0, 1), min_size=4, max_size=4), st.booleans())
 @settings(max_examples=40)
 def test_any_partition_of_the_users_gives_the_same_rows(
     rows: list[dict[str, Any]], shard_of: list[int], shown: bool
 ) -> None:
-    plan, shard = _plan(60, 4, "window", shown), dict(zip("uvwx", shard_of, strict=True))
+    plan = _plan(60, 4, "window", shown, ("uniform", "popularity", "category"))
+    plan, shard = replace(plan, few_shot=(0.4, 0.9)), dict(zip("uvwx", shard_of, strict=True))
     whole = sft_examples(_table(rows), plan)
     parts = [sft_examples(_table([r for r in rows if shard[r["user_id"]] == s]), plan) for s in range(2)]
+    assert list(whole) == ["train", "validation", "test", "train_40pct", "train_90pct"]
     for split, table in whole.items():
+        assert table.schema == plan.schema
         joined = pa.concat_tables([part[split] for part in parts]).to_pylist()
         assert sorted(joined, key=lambda row: row["user_id"]) == table.to_pylist()
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cprec_hf.corpus.candidates import draw_candidates, row_keys
-from cprec_hf.corpus.memoriser import hit_rate_of_numbers, memoriser_hit_rate, memoriser_scores
+from cprec_hf.corpus.memoriser import MemoriserResult, hit_rate_of_numbers, memoriser_hit_rate, memoriser_scores
 from cprec_hf.corpus.ragged import Ragged
 from cprec_hf.errors import InputError
 
@@ -112,3 +112,44 @@ def test_sets_whose_hashes_are_equal_are_told_apart() -> None:
         patch.setattr(np.random, "default_rng", lambda seed: Alike())
         result = hit_rate_of_numbers(rows[:2], np.array([0, 2]), rows[2:], np.array([0, 3]))
     assert (result.recognised, result.hits) == (2, 1.0)
+
+
+def _in_categories(targets: np.ndarray, size: int, *, seeded: bool) -> np.ndarray:
+    """Sets of 10 from categories of `size` neighbours, drawn by the row or (the mistake) by the target."""
+    rows = []
+    for i, target in enumerate(targets):
+        others = [item for item in range(target // size * size, target // size * size + size) if item != target]
+        rng = np.random.default_rng(target if seeded else 10_000 + i)
+        rows.append([target, *rng.choice(others, COUNT - 1, replace=False)])
+    return np.array(rows)
+
+
+@pytest.mark.parametrize("size", [10, 11, 12])
+def test_sets_that_come_again_in_small_categories_know_no_more_than_what_is_popular(size: int) -> None:
+    """A set of all 10 items of its category comes with every target; popular ones more often, which is no leak."""
+    rng = np.random.default_rng(size)
+    weights = rng.permutation(np.repeat([1.0, 8.0], 60))
+    known, asked = (rng.choice(120, ROWS, p=weights / weights.sum()) for _ in range(2))
+    known, asked = (targets % (120 // size * size) for targets in (known, asked))
+
+    def result(seeded: bool) -> MemoriserResult:
+        sets = [_in_categories(targets, size, seeded=seeded) for targets in (known, asked)]
+        names = [_names(targets[None])[0] for targets in (known, asked)]
+        return memoriser_hit_rate(_names(sets[0]), names[0], _names(sets[1]), names[1])
+
+    ours = result(seeded=False)
+    assert ours.recognised > 300 and ours.p_value_of_counting > 0.001
+    if size == 10:  # chance is the wrong measure there
+        assert ours.p_value < 1e-6 and ours.hit_rate == pytest.approx(ours.counting_hit_rate, abs=0.02)
+    else:
+        assert result(seeded=True).p_value_of_counting < 1e-12
+
+
+def test_counting_targets_is_scored_row_by_row() -> None:
+    known = [["a", "b", "c"], ["b", "a", "d"], ["c", "b", "d"]]
+    result = memoriser_hit_rate(
+        known, ["a", "b", "b"], [["c", "b", "a"], ["a", "c", "d"], ["d", "b", "a"]], list("aab")
+    )
+    # Recognised: the first (the lookup says a, counting says b, which was two targets) and the last (both say b).
+    assert (result.recognised, result.hits, result.counting_hits, result.wins) == (2, 2.0, 1.0, 1.0)
+    assert result.counting_hit_rate == pytest.approx((1 + 1 / 3) / 3)

@@ -14,7 +14,7 @@ from cprec_hf.errors import InputError
 def test_figures_equal_counts_taken_row_by_row(corpus: Path) -> None:
     stats = corpus_stats(corpus)
     found = {(row["config"], row["split"]): row for row in stats.configs}
-    assert len(found) == 6 and stats.name == "small" and stats.tokens == load_facts(corpus)["tokens"]
+    assert len(found) == 8 and stats.name == "small" and stats.tokens == load_facts(corpus)["tokens"]
 
     rows = pl.read_parquet(corpus / "cpt" / "train.parquet").to_dicts()
     documents = found["cpt", "train"]
@@ -36,7 +36,7 @@ def test_figures_equal_counts_taken_row_by_row(corpus: Path) -> None:
 
 def test_printed_as_a_table_of_every_file(corpus: Path) -> None:
     text = str(corpus_stats(corpus))
-    assert text.count("\n| sft-music |") == 3 and "| items | train | 360 | - | 360 | - |" in text
+    assert text.count("\n| sft-music |") == 5 and "| items | train | 360 | - | 360 | - |" in text
     assert f"all_domain {load_facts(corpus)['tokens']['all_domain']:,}" in text
 
 

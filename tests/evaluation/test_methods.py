@@ -11,7 +11,7 @@ import pytest
 
 from cprec_hf.corpus.record import ModelRecord
 from cprec_hf.evaluation.config import EvaluateConfig, MethodConfig
-from cprec_hf.evaluation.methods import Task, score_method
+from cprec_hf.evaluation.methods import Task, fit_method
 from cprec_hf.evaluation.protocol import run_evaluation
 
 
@@ -39,7 +39,9 @@ def test_scores_are_the_recommenders(corpus: Path, tmp_path: Path, model: Path) 
     from cprec_hf.ranking.recommender import Recommender
 
     method = MethodConfig("tiny", "model", str(model), score="mean")
-    scores, record = score_method(method, Task.load(config(corpus, tmp_path / "out", [method])))
+    task = Task.load(config(corpus, tmp_path / "out", [method]))
+    score, record = fit_method(method, task)
+    scores = score(task.rows)
     test = pq.read_table(corpus / "sft-music" / "test.parquet").to_pylist()
     alone = Recommender.from_pretrained(model)
     for row in (0, 41):

@@ -229,7 +229,7 @@ def test_what_it_leaves(flags, corpus, base_model):
     assert half_written(out) == []
     record = ModelRecord.load(out)
     assert (record.stage, record.base, record.domain) == ("preference", str(base_model), "Tools")
-    about = {"rows": 15, "negatives": 2, "beta": 0.1, "train_share": 0.5, "subset_seed": 0, "batch": 2}
+    about = {"rows": 15, "negatives": 2, "beta": 0.1, "train_share": 0.5, "subset_seed": None, "batch": 2}
     assert record.schedule["data"].items() >= about.items()
     assert record.tokens == log_lines(out)[-1]["tokens"]
     card = (out / "README.md").read_text()

@@ -2,6 +2,7 @@ import json
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -131,6 +132,20 @@ def test_a_smaller_share_of_the_users_is_among_a_larger_one():
     assert set(few_users(rows.take(order), 0.1, 0)["user_id"].to_pylist()) == chosen[0.1]
     assert set(few_users(rows, 0.1, 1)["user_id"].to_pylist()) != chosen[0.1]
     assert few_users(rows, None, 0) is rows
+    assert few_users(rows, 0.3, None).equals(kept[0.3])  # of a corpus that froze no line
+
+
+def test_the_users_of_a_share_are_those_that_the_corpus_froze_unless_a_seed_says_otherwise():
+    users = [f"u{i}" for i in range(30) for _ in range(1 + i % 3)]
+    rank = [(7 * int(user[1:]) % 30) / 30 for user in users]
+    rows = pa.table({"user_id": users, "row": range(len(users)), "user_rank": rank})
+    for share, n in ((0.01, 1), (0.1, 3), (0.3, 9), (1.0, 30)):
+        first = {f"u{i}" for i in range(30) if 7 * i % 30 < n}
+        assert few_users(rows, share, None).equals(rows.filter(pc.is_in(rows["user_id"], pa.array(sorted(first)))))
+    assert few_users(rows, 0.3, 0).equals(
+        rows.filter(pc.is_in(rows["user_id"], few_users(rows.drop_columns(["user_rank"]), 0.3, 0)["user_id"]))
+    )
+    assert not few_users(rows, 0.3, 0).equals(few_users(rows, 0.3, None))
 
 
 def test_a_few_shot_run_reads_and_records_its_users_rows(flags, corpus):
