@@ -12,6 +12,7 @@ import signal
 import stat
 import tempfile
 import threading
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -61,9 +62,18 @@ def atomic_folder(path: str | Path, *, overwrite: bool = False) -> Iterator[Path
     finally:
         if old.exists() and not path.exists():  # interrupted between the two renames
             old.replace(path)
-        shutil.rmtree(temporary, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
+        _remove(temporary)
+        _remove(old)
         os.close(lock)
+
+
+def _remove(folder: Path) -> None:
+    """Remove a folder, if there is one. Where work is broken off, another thread may write there a little longer."""
+    for _ in range(100):
+        shutil.rmtree(folder, ignore_errors=True)
+        if not folder.exists():
+            return
+        time.sleep(0.05)
 
 
 def _locked_folder(path: Path) -> tuple[Path, int]:
