@@ -50,7 +50,7 @@ def test_the_same_recipe_twice_gives_the_same_bytes(corpus: Path, make_config: M
     assert set(again) == {
         "README.md", "cprec-corpus.json", "cpt/train.parquet", "cpt/validation.parquet", "items/train.parquet",
         "sft-music/train.parquet", "sft-music/validation.parquet", "sft-music/test.parquet",
-        "tokenizer/tokenizer.json", "tokenizer/tokenizer_config.json",
+        "tokenizer/tokenizer.json", "tokenizer/tokenizer_config.json", "figures/lengths.png", "figures/overlap.png",
     }  # fmt: skip
     assert again == _files(corpus)
 
