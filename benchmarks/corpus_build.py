@@ -6,8 +6,8 @@
 
 The log is the simulated marketplace's, copied under other user ids and times as often as needed. Each size is built in
 a process of its own with the default recipe (both kinds of document, a downstream domain with frozen candidates,
-pseudonymised user ids). The clock runs from the log to the last row on disk; the tokenizer is made before, and the audit, which
-reads everything again, is timed apart. Peak memory is the whole process'.
+pseudonymised user ids). The clock runs from the log to the last row on disk; the tokenizer is made before, and the
+audit, which reads everything again, is timed apart. Peak memory is the whole process'.
 
 The row loop writes the pre-training documents of the smallest size the way public preprocessing scripts do: pandas
 rows one by one into a dictionary per user, a formatted string per row. Its documents must equal ours.
