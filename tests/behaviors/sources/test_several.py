@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from cprec_hf.behaviors import Behaviors, read_source
+from cprec_hf.behaviors.sources.log import counting_later
 from cprec_hf.errors import InputError
 
 Rows = list[dict[str, Any]]
@@ -65,6 +66,8 @@ def test_sources_with_times_stand_side_by_side(table: Callable[..., dict[str, An
         ("one: items: read", 3, 3), ("one: interactions: read", 4, 4),
         ("two: items: read", 3, 3), ("two: interactions: read", 4, 4),
     ]  # fmt: skip
+    with counting_later():  # as a build reads; the counts of several sources are made at once all the same
+        assert read([table("one", FIRST), table("two", SECOND)]).account == behaviors.account
     together = read([table("one", FIRST), table("two", SECOND)], shared_users=True)
     assert rows(together, "timestamp") == sorted(expected("", FIRST, TIMES) + expected("", SECOND, TIMES))
 
