@@ -29,19 +29,19 @@ from cprec_hf.corpus.catalogue import Catalogue, make_catalogue, tokenizer_texts
 from cprec_hf.corpus.config import CorpusConfig, TokenizerConfig, domain_slugs
 from cprec_hf.corpus.content import candidates_sha256, content_sha256
 from cprec_hf.corpus.encoder import Encoder
+from cprec_hf.corpus.engine import open_source
 from cprec_hf.corpus.examples import CATALOGUE, ExamplePlan
 from cprec_hf.corpus.few_shot import split_name
 from cprec_hf.corpus.figures import user_interactions, write_figures
 from cprec_hf.corpus.files import config_files, count_rows, split_files
 from cprec_hf.corpus.held_out import account_negatives, count_cold
 from cprec_hf.corpus.load import FACTS, FACTS_FORMAT, TOKENIZER
-from cprec_hf.corpus.prepare import DomainFigures, Frames, domain_figures, prepare, role_facts
+from cprec_hf.corpus.prepare import DomainFigures, role_facts
 from cprec_hf.corpus.sequences import CATALOGUE as CPT_CATALOGUE
 from cprec_hf.corpus.sequences import SequencePlan
-from cprec_hf.corpus.splits import split_downstream
 from cprec_hf.corpus.template import TEMPLATE_VERSION, load_template
 from cprec_hf.corpus.training_counts import TrainingCounts
-from cprec_hf.corpus.write import Parts, pretraining_users, write_rows
+from cprec_hf.corpus.write import write_rows
 from cprec_hf.errors import InputError
 from cprec_hf.files import atomic_folder, refuse_existing, require_free_space
 
@@ -71,10 +71,10 @@ def build_from(behaviors: Behaviors, config: CorpusConfig, *, overwrite: bool = 
     with tqdm(total=6, desc="corpus: reading", unit="step", disable=None) as bar, ExitStack() as stack:
         folder = stack.enter_context(atomic_folder(config.output, overwrite=overwrite))
         work = folder / ".work"
-        prepared = prepare(behaviors, config, work)
-        items = prepared.items
+        events = open_source(behaviors, config, work)
+        items = events.items
         roles = _roles(items, config)
-        figures = domain_figures(prepared)
+        figures = events.figures()
         if idle := [domain for domain in config.downstream if not figures[domain].users]:
             raise InputError(f"domain {idle[0]!r} of `downstream` has items and not one event; leave it out")
         require_free_space(config.output, estimate_bytes(figures, items, config))
@@ -91,15 +91,11 @@ def build_from(behaviors: Behaviors, config: CorpusConfig, *, overwrite: bool = 
         _require_room(config, catalogue, header_tokens, block_tokens)
 
         _next(bar, "split")
-        split = split_downstream(
-            Frames(prepared, config.downstream), config.split, order=behaviors.about.order,
-            max_test_users=config.max_test_users, seed=config.seed,
-        )  # fmt: skip
-        parts = Parts(prepared, split, config.downstream)
+        divided = events.divide(config, behaviors.about.order)
         counts = TrainingCounts(
             len(items), {domain: f"{config.name}/{config.seed}/{domain}" for domain in config.downstream}
         )
-        users = pretraining_users(parts, config.sequences, counts, share=config.cpt_validation_share, seed=config.seed)
+        users = divided.pretraining_users(config.sequences, counts, share=config.cpt_validation_share, seed=config.seed)
         if not users.events and "cpt" in (role["role"] for role in roles.values()):
             reasons = ", ".join(users.step.refused)
             raise InputError(f"no event is left for pre-training: {reasons}; move the cut or add domains")
@@ -123,8 +119,8 @@ def build_from(behaviors: Behaviors, config: CorpusConfig, *, overwrite: bool = 
         }  # fmt: skip
         n_events = users.events + sum(figures[domain].interactions for domain in config.downstream)
         slugs = {domain: role["slug"] for domain, role in roles.items()}
-        with tqdm(total=n_events, desc="corpus: events", unit="event", unit_scale=True, disable=None) as events:
-            written = write_rows(parts, plan, example_plans, users, folder, slugs, done=events.update)
+        with tqdm(total=n_events, desc="corpus: events", unit="event", unit_scale=True, disable=None) as done:
+            written = write_rows(divided, plan, example_plans, users, folder, slugs, done=done.update)
         _require_rows(folder, config, roles)
         configs = {domain: f"sft-{slugs[domain]}" for domain in config.downstream}
         negatives = account_negatives(folder, configs, config.candidate_sets)
@@ -138,7 +134,7 @@ def build_from(behaviors: Behaviors, config: CorpusConfig, *, overwrite: bool = 
 
         _next(bar, "audit")
         sizes = dict(items.group_by("domain").len().iter_rows())
-        steps = [*prepared.account.steps, *split.steps, users.step, *written.steps, *negatives]
+        steps = [*events.account.steps, *divided.steps, users.step, *written.steps, *negatives]
         facts = {
             "format": FACTS_FORMAT,
             "name": config.name,
@@ -152,7 +148,7 @@ def build_from(behaviors: Behaviors, config: CorpusConfig, *, overwrite: bool = 
             "source": config.source,
             "pseudonymised": config.pseudonymise,
             "domains": {domain: role_facts(figures[domain], sizes[domain]) | roles[domain] for domain in roles},
-            "split": {"policy": config.split.policy, "cuts": asdict(split.cuts) if split.cuts else None},
+            "split": {"policy": config.split.policy, "cuts": asdict(divided.cuts) if divided.cuts else None},
             "candidates": {
                 "count": config.candidates,
                 "sets": {column: policy for policy, column in config.candidate_sets.items()},

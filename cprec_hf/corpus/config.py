@@ -104,6 +104,9 @@ class CorpusConfig:
     """Share of the pre-training users whose documents form the `cpt` validation split."""
     pseudonymise: bool = True
     """Replace user ids by a keyed hash."""
+    engine: Literal["polars", "spark"] = "polars"
+    """Where events are worked on: in this process, or on the Spark cluster of the environment (docs/scaling.md). The
+    corpus does not depend on it."""
     memory_gb: float = 2.0
     """Gigabytes (2**30 bytes) that the events worked on at once may take; a longer log takes more passes, not more
     memory. The catalogue stands beside them. The corpus does not depend on it."""

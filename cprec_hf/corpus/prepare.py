@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import polars as pl
 from cprec_hf.behaviors.account import Account
 from cprec_hf.behaviors.filters import FilterConfig, k_core, nothing_left
 from cprec_hf.behaviors.schema import ALL_DOMAIN_POSITION, ITEM_KEY, Behaviors
-from cprec_hf.behaviors.sources.log import ITEM
+from cprec_hf.behaviors.sources.log import ITEM, REFUSED
 from cprec_hf.corpus.catalogue import read_items
 from cprec_hf.corpus.config import CorpusConfig
 from cprec_hf.corpus.events import Bucket, EventStore, open_events
@@ -83,30 +84,56 @@ def prepare(behaviors: Behaviors, config: CorpusConfig, folder: Path) -> Prepare
         InputError: what `sources.log.Log.account`, `Behaviors.validate` and `open_events` refuse, or filters that leave
             nothing.
     """
+    items, rows, queries = coded_log(behaviors)
+    with reading(behaviors):
+        store, repeated, found = open_events(
+            rows, domain_numbers(items), folder, name_users=pseudonymise if config.pseudonymise else None,
+            memory_gb=config.memory_gb, also=queries,
+        )  # fmt: skip
+    account = read_account(behaviors, found, repeated)
+    return _filtered(Prepared(items, store, account), config.filters, behaviors.about.name)
+
+
+def coded_log(behaviors: Behaviors) -> tuple[pl.DataFrame, pl.LazyFrame, list[pl.LazyFrame]]:
+    """A source to be read: the catalogue, its usable rows, and what else `read_account` needs of the same pass.
+
+    Returns:
+        `catalogue.read_items`; rows of user_id, item (row of that catalogue), timestamp and clock, in which an event
+        may stand more than once; queries over the source.
+
+    Raises:
+        InputError: what `Behaviors.validate` refuses, if there is no `log`.
+    """
     log = behaviors.log
     if log is None:
         behaviors.validate()
     items = read_items(behaviors.items)
-    name_users = pseudonymise if config.pseudonymise else None
     if log is None:
-        store, _, _ = open_events(
-            _rows(behaviors, items), domain_numbers(items), folder, name_users=name_users, memory_gb=config.memory_gb
-        )
-        account = behaviors.account.copy()
-    else:
-        rows = log.rows().select("user_id", pl.col(ITEM).alias("item"), "timestamp", clock=_clock(behaviors))
-        with log.reading():
-            store, repeated, (counts, *_) = open_events(
-                rows,
-                domain_numbers(items),
-                folder,
-                name_users=name_users,
-                memory_gb=config.memory_gb,
-                also=log.queries(),
-            )
-        usable = int(counts.filter(pl.col("__refused").is_null())["n"].sum())
-        account = log.account(counts, usable - repeated)
-    return _filtered(Prepared(items, store, account), config.filters, behaviors.about.name)
+        return items, _rows(behaviors, items), []
+    rows = log.rows().select("user_id", pl.col(ITEM).alias("item"), "timestamp", clock=_clock(behaviors))
+    return items, rows, log.queries()
+
+
+def reading(behaviors: Behaviors) -> AbstractContextManager[None]:
+    """Inside, what cannot be read of the source is an `InputError` that says where it stands."""
+    return behaviors.log.reading() if behaviors.log else nullcontext()
+
+
+def read_account(behaviors: Behaviors, found: list[pl.DataFrame], repeated: int) -> Account:
+    """The account of reading.
+
+    Args:
+        behaviors: the source.
+        found: the results of the queries of `coded_log`.
+        repeated: usable rows that were the second or later of their event.
+
+    Raises:
+        InputError: what `sources.log.Log.account` refuses.
+    """
+    if behaviors.log is None:
+        return behaviors.account.copy()
+    usable = int(found[0].filter(pl.col(REFUSED).is_null())["n"].sum())
+    return behaviors.log.account(found[0], usable - repeated)
 
 
 def domain_numbers(items: pl.DataFrame) -> np.ndarray:

@@ -29,14 +29,28 @@ def pseudonymise(user_ids: Sequence[str]) -> list[str]:
     Raises:
         InputError: the key is empty or its file is open to others, or two ids share a pseudonym.
     """
-    key = _key()
-    pseudonyms = [hmac.digest(key, user.encode(), hashlib.sha256).hex()[:16] for user in user_ids]
-    if len(set(pseudonyms)) < len(set(user_ids)):
-        raise InputError(f"two of {len(pseudonyms)} users share a pseudonym; set {KEY_VARIABLE} to another key")
+    pseudonyms = hashed_ids(user_ids, user_key())
+    require_distinct(len(set(user_ids)), len(set(pseudonyms)))
     return pseudonyms
 
 
-def _key() -> bytes:
+def hashed_ids(user_ids: Sequence[str], key: bytes) -> list[str]:
+    """What `pseudonymise` makes of ids with this key, without its check that no two are the same."""
+    return [hmac.digest(key, user.encode(), hashlib.sha256).hex()[:16] for user in user_ids]
+
+
+def require_distinct(n_users: int, n_pseudonyms: int) -> None:
+    """Raise `InputError` if users share a pseudonym."""
+    if n_pseudonyms < n_users:
+        raise InputError(f"two of {n_users} users share a pseudonym; set {KEY_VARIABLE} to another key")
+
+
+def user_key() -> bytes:
+    """The key, from the environment or its file, which is made if there is none.
+
+    Raises:
+        InputError: the key is empty or its file is open to others.
+    """
     if KEY_VARIABLE in os.environ:
         source, key = KEY_VARIABLE, os.environ[KEY_VARIABLE].strip()
     else:

@@ -57,11 +57,13 @@ class Split:
         cuts: the two cuts under the time policy, else None.
         drawn: by bucket, the examples held out: user_id, domain, example, drawn=True.
         steps: how many events became what, and how many users are held out.
+        counts: events by (domain, split), those in no split left out.
     """
 
     cuts: TimeCuts | None
     drawn: tuple[pl.DataFrame, ...]
     steps: tuple[Step, ...]
+    counts: Counter[tuple[str, str]]
 
     def of(self, number: int, events: pl.DataFrame) -> pl.DataFrame:
         """The downstream events of a bucket, sorted by (user, domain, timestamp, item), with `split`.
@@ -98,11 +100,8 @@ def split_downstream(
         InputError: a time split of a source without times, or a split that leaves a domain without a part.
     """
     cuts = None
+    require_times(config, order)
     if config.policy == "time":
-        if order != "time":
-            raise InputError(
-                "`split.policy` is time, and this source has an order but no times; choose `policy: leave_one_out`"
-            )
         cuts = time_cuts((bucket["timestamp"].to_numpy() for bucket in buckets), config)
     possible, users = [], Counter[str]()
     for bucket in buckets:
@@ -116,11 +115,19 @@ def split_downstream(
         marked = _marked(_with_examples(bucket, cuts), chosen, cuts)
         parts.update(_counts(marked.filter(pl.col("split").is_not_null()), "domain", "split"))
         every.update(_counts(bucket, "domain"))
-    _require_every_split(sorted(every), parts, cuts)
+    require_every_split(sorted(every), parts, cuts)
     could = Counter[tuple[str, str]]()
     for examples in possible:
         could.update(_counts(examples, "domain", "example"))
-    return Split(cuts, drawn, _account(every, users, could, parts))
+    return Split(cuts, drawn, split_account(every, users, could, parts), parts)
+
+
+def require_times(config: SplitConfig, order: str) -> None:
+    """Raise `InputError` for a time split of a source without times."""
+    if config.policy == "time" and order != "time":
+        raise InputError(
+            "`split.policy` is time, and this source has an order but no times; choose `policy: leave_one_out`"
+        )
 
 
 def cpt_events(events: pl.DataFrame, downstream: pl.DataFrame, cuts: TimeCuts | None) -> pl.DataFrame:
@@ -160,11 +167,26 @@ def time_cuts(timestamps: Iterable[np.ndarray], config: SplitConfig) -> TimeCuts
         merged, place = np.unique_inverse(np.concatenate([counts[0], seconds]))
         counts = merged, np.bincount(place, np.concatenate([counts[1], times])).astype(np.int64)
     below = np.cumsum(counts[1])
-    n = int(below[-1])
+    places = cut_places(int(below[-1]), config)
+    return TimeCuts(*(int(counts[0][np.searchsorted(below, place, side="right")]) for place in places))
+
+
+def cut_places(n_events: int, config: SplitConfig) -> list[int]:
+    """Where the two cuts stand among the sorted times, from 0."""
     at = [1 - config.validation_share - config.test_share, 1 - config.test_share]
     # 1 - .1 - .1 is a little less than .8: rounding keeps the cut where the shares say.
-    places = [min(int(np.floor(round(share * n, 6))), n - 1) for share in at]
-    return TimeCuts(*(int(counts[0][np.searchsorted(below, place, side="right")]) for place in places))
+    return [min(int(np.floor(round(share * n_events, 6))), n_events - 1) for share in at]
+
+
+def user_places(seed: int, domain: str, n_users: int) -> np.ndarray:
+    """The order in which a domain's users are drawn to be held out: the place of each, int64 [n_users].
+
+    Args:
+        seed: of the corpus.
+        domain: the domain.
+        n_users: users with something to ask them; number i is the i-th of their sorted ids.
+    """
+    return keyed_rng(seed, "test users", domain).permutation(n_users)
 
 
 def _with_examples(events: pl.DataFrame, cuts: TimeCuts | None) -> pl.DataFrame:
@@ -214,8 +236,7 @@ def _draw_users(possible: list[pl.DataFrame], most: int | None, seed: int) -> tu
     examples = pl.concat([part.with_columns(bucket=pl.lit(n, pl.Int32)) for n, part in enumerate(possible)])
     users = examples.select("domain", "bucket", "user_id").unique().sort("domain", "bucket", "user_id")
     places = [
-        keyed_rng(seed, "test users", str(domain)).permutation(len(group))
-        for (domain,), group in users.group_by("domain", maintain_order=True)
+        user_places(seed, str(domain), len(group)) for (domain,), group in users.group_by("domain", maintain_order=True)
     ]
     users = users.with_columns(place=np.concatenate([np.zeros(0, dtype=np.int64), *places]))
     ranked = examples.join(users, on=["domain", "bucket", "user_id"], how="left", maintain_order="left")
@@ -230,9 +251,17 @@ def _counts(events: pl.DataFrame, *keys: str) -> dict[Any, int]:
     return {str(row[0]) if len(keys) == 1 else tuple(map(str, row[:-1])): row[-1] for row in rows}
 
 
-def _account(
+def split_account(
     every: Counter[str], users: Counter[str], could: Counter[tuple[str, str]], parts: Counter[tuple[str, str]]
 ) -> tuple[Step, ...]:
+    """How many events became what, and how many users are held out.
+
+    Args:
+        every: downstream events by domain.
+        users: those who did something there.
+        could: events that could be asked about, by domain and example.
+        parts: events by domain and split.
+    """
     n, used = every.total(), parts.total()
     steps = [Step("downstream events", n, used, {"only in histories": n - used})]
     for domain in sorted(every):
@@ -246,7 +275,8 @@ def _account(
     return tuple(steps)
 
 
-def _require_every_split(domains: list[str], parts: Counter[tuple[str, str]], cuts: TimeCuts | None) -> None:
+def require_every_split(domains: list[str], parts: Counter[tuple[str, str]], cuts: TimeCuts | None) -> None:
+    """Raise `InputError` if a domain has no event in one of the three splits; `parts` counts events by both."""
     for domain in domains:
         if missing := [name for name in ("train", *EXAMPLES) if not parts[domain, name]]:
             cut = f" with cuts at {cuts.validation} and {cuts.test}" if cuts else ""

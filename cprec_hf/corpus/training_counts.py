@@ -42,7 +42,11 @@ class TrainingCounts:
         counts = trained.group_by("domain", "user_id").len().filter(pl.col("len") >= 2)
         for domain, dataset in self.datasets.items():
             rows = counts.filter(pl.col("domain").cast(pl.String) == domain)["user_id"].to_numpy()
-            self._keys[domain].append(user_keys(dataset, users.take(pa.array(rows, pa.int64()))))
+            self.add_keys(domain, user_keys(dataset, users.take(pa.array(rows, pa.int64()))))
+
+    def add_keys(self, domain: str, keys: np.ndarray) -> None:
+        """Take over the keys of users of a domain with two training events or more, uint64 [users], each once."""
+        self._keys[domain].append(keys)
 
     def line(self, domain: str) -> np.ndarray:
         """The keys of the users of a domain who have training rows, uint64, sorted.

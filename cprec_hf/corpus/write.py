@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 
 from cprec_hf.behaviors.account import Step
 from cprec_hf.corpus import examples, sequences
-from cprec_hf.corpus.control_rows import ControlRows
+from cprec_hf.corpus.control_rows import ControlAccount, ControlRows
 from cprec_hf.corpus.events import Bucket
 from cprec_hf.corpus.files import SplitWriter
 from cprec_hf.corpus.handover import of_two_domains
@@ -32,8 +32,13 @@ from cprec_hf.corpus.threads import in_order
 from cprec_hf.corpus.training_counts import TrainingCounts
 from cprec_hf.corpus.windows import run_bounds
 
+if TYPE_CHECKING:
+    from cprec_hf.corpus.engine import Divided
+
 SHARD_ROWS = 200_000
 """Events of a shard: what the pure functions see at once. Our choice; the rows out do not depend on it."""
+ShardRows = tuple[int, str | None, Any]
+"""The events of a shard, counted, and what they came to: None and documents, or a domain and its examples by split."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +88,7 @@ class Parts:
 
     def __init__(self, prepared: Prepared, split: Split, downstream: list[str]) -> None:
         self.prepared, self.split = prepared, split
+        self.cuts, self.steps, self.counts = split.cuts, split.steps, split.counts
         self.later = Frames(prepared, downstream)
         self.before = Frames(prepared, [domain for domain in prepared.domains if domain not in downstream])
 
@@ -90,6 +96,44 @@ class Parts:
         for number, bucket in enumerate(self.prepared.store):
             before, marked = self.before.of(bucket), self.split.of(number, self.later.of(bucket))
             yield Part(bucket, len(before), cpt_events(before, marked, self.split.cuts), marked)
+
+    def pretraining_users(
+        self, kinds: Iterable[str], counts: TrainingCounts, *, share: float, seed: int
+    ) -> PretrainingUsers:
+        """See `engine.Divided`."""
+        return pretraining_users(self, kinds, counts, share=share, seed=seed)
+
+    def rows(
+        self,
+        plan: sequences.SequencePlan,
+        example_plans: Mapping[str, examples.ExamplePlan],
+        controls: ControlAccount,
+    ) -> Iterator[ShardRows]:
+        """See `engine.Divided`; shards are worked on side by side."""
+        return in_order(self._shards(plan, example_plans, controls))
+
+    def _shards(
+        self,
+        plan: sequences.SequencePlan,
+        example_plans: Mapping[str, examples.ExamplePlan],
+        account: ControlAccount,
+    ) -> Iterator[Callable[[], ShardRows]]:
+        domains = self.prepared.domains
+        first_item = dict(zip(domains, np.searchsorted(self.prepared.domain_of, np.arange(len(domains))), strict=True))
+        controls = ControlRows(self, plan, account)
+        for number, part in enumerate(self):
+            for shard in user_shards(controls.beside(number, part)):
+                handed = [sequences.HANDED] if sequences.HANDED in shard.columns else []
+                table = _table(shard, part.bucket, ["item", "timestamp", "clock", *handed])
+                own = len(shard) - sum(int(shard[name].sum()) for name in handed)
+                yield partial(_documents, own, table, plan)
+            pretrained = np.bincount(part.pretraining["user_id"].to_numpy(), minlength=len(part.bucket.users))
+            for domain, example_plan in example_plans.items():
+                for shard in user_shards(part.downstream.filter(pl.col("domain") == domain)):
+                    read = pl.Series(pretrained[shard["user_id"].to_numpy()], dtype=pl.Int32)
+                    shard = shard.with_columns(pl.col("item_id") - int(first_item[domain]), cpt_events=read)
+                    table = _table(shard, part.bucket, ["item", "timestamp", "split", "cpt_events"])
+                    yield partial(_examples, len(shard), table, example_plan)
 
 
 def pretraining_users(
@@ -145,7 +189,7 @@ class Written:
 
 
 def write_rows(
-    parts: Parts,
+    divided: Divided,
     plan: sequences.SequencePlan,
     example_plans: Mapping[str, examples.ExamplePlan],
     users: PretrainingUsers,
@@ -157,7 +201,7 @@ def write_rows(
     """Write the configs cpt and sft-* of a corpus.
 
     Args:
-        parts: of all events.
+        divided: the events.
         plan: for `sequences.cpt_sequences`.
         example_plans: for `examples.sft_examples`, by downstream domain.
         users: of the pre-training events.
@@ -166,34 +210,15 @@ def write_rows(
         done: called with the events of each shard when it is written.
     """
     documents, tokens, used = (Counter[str]() for _ in range(3))
-    trained, targets = Counter[str](), Counter[str]()
-    domains = parts.prepared.domains
-    first_item = dict(zip(domains, np.searchsorted(parts.prepared.domain_of, np.arange(len(domains))), strict=True))
-
-    controls = ControlRows(parts, plan, users)
-
-    def shards() -> Iterator[Callable[[], Any]]:
-        for number, part in enumerate(parts):
-            for shard in user_shards(controls.beside(number, part)):
-                handed = [sequences.HANDED] if sequences.HANDED in shard.columns else []
-                table = _table(shard, part.bucket, ["item", "timestamp", "clock", *handed])
-                own = len(shard) - sum(int(shard[name].sum()) for name in handed)
-                yield partial(_documents, own, table, plan, controls)
-            pretrained = np.bincount(part.pretraining["user_id"].to_numpy(), minlength=len(part.bucket.users))
-            for domain, example_plan in example_plans.items():
-                for shard in user_shards(part.downstream.filter(pl.col("domain") == domain)):
-                    read = pl.Series(pretrained[shard["user_id"].to_numpy()], dtype=pl.Int32)
-                    shard = shard.with_columns(pl.col("item_id") - int(first_item[domain]), cpt_events=read)
-                    trained[domain] += int((shard["split"] == "train").sum())
-                    table = _table(shard, part.bucket, ["item", "timestamp", "split", "cpt_events"])
-                    yield partial(_examples, len(shard), table, example_plan)
-
+    targets = Counter[str]()
+    controls = ControlAccount(plan.kinds, users)
     with ExitStack() as stack:
         files: dict[str | None, _Files] = {None: stack.enter_context(_Files(folder / "cpt", sequences.SEQUENCES))}
-        for domain, at in example_plans.items():
-            files[domain] = stack.enter_context(_Files(folder / f"sft-{slugs[domain]}", at.schema))
-        for n_events, domain, rows in in_order(shards()):
+        for name, at in example_plans.items():
+            files[name] = stack.enter_context(_Files(folder / f"sft-{slugs[name]}", at.schema))
+        for n_events, domain, rows in divided.rows(plan, example_plans, controls):
             if domain is None:
+                rows = controls.without_validation(rows)
                 for kind in plan.kinds:
                     of_kind = rows.filter(pc.equal(rows["kind"], kind))
                     documents[kind] += of_kind.num_rows
@@ -209,7 +234,9 @@ def write_rows(
                 targets[domain] += rows["train"].num_rows + (0 if every else _n_items(rows["train"]["history"]))
             done(n_events)
     steps = [controls.step(kind, used[kind]) for kind in plan.kinds]
-    steps += [_target_step(at, trained[domain], targets[domain]) for domain, at in example_plans.items()]
+    steps += [
+        _target_step(at, divided.counts[domain, "train"], targets[domain]) for domain, at in example_plans.items()
+    ]
     return Written({k: documents[k] for k in plan.kinds}, {k: tokens[k] for k in plan.kinds}, steps)
 
 
@@ -230,10 +257,8 @@ def _table(shard: pl.DataFrame, bucket: Bucket, columns: list[str]) -> pa.Table:
     return rest.add_column(0, "user_id", ids)
 
 
-def _documents(
-    n_events: int, table: pa.Table, plan: sequences.SequencePlan, controls: ControlRows
-) -> tuple[int, None, pa.Table]:
-    return n_events, None, controls.without_validation(sequences.cpt_sequences(table, plan))
+def _documents(n_events: int, table: pa.Table, plan: sequences.SequencePlan) -> tuple[int, None, pa.Table]:
+    return n_events, None, sequences.cpt_sequences(table, plan)
 
 
 def _examples(n_events: int, table: pa.Table, plan: examples.ExamplePlan) -> tuple[int, str, dict[str, pa.Table]]:
