@@ -64,7 +64,8 @@ def _check_contents(
 ) -> tuple[list[AuditRow], dict[str, Any]]:
     template, domains = load_template(facts["template"]["version"]), list(facts["domains"])
     downstream = {d: f"sft-{about['slug']}" for d, about in facts["domains"].items() if about["role"] == "downstream"}
-    _require_files(folder, files, ["cpt", "items", *downstream.values()])
+    documents = ["cpt"] if len(downstream) < len(domains) else []  # nothing is pre-trained on where all are downstream
+    _require_files(folder, files, [*documents, "items", *downstream.values()])
     frame = pl.read_parquet(files["items"]["train"], columns=["item_id", "domain", "title"])
     headers = [template.header(domain) for domain in (None, *domains)]
     items = Items(frame, domains, [*headers, template.block([])], encoder)
@@ -73,7 +74,7 @@ def _check_contents(
     cuts = None if facts["split"]["policy"] == "time" else first_validation(held)
     figures = Figures(domains)
     opening = encoder.documents(headers).lengths
-    DocumentAudit(facts, items, opening, held, cuts, encoder).check(files["cpt"], tally, figures)
+    DocumentAudit(facts, items, opening, held, cuts, encoder).check(files.get("cpt", {}), tally, figures)
     memoriser: list[AuditRow] = []
     for domain, config in downstream.items():
         audit = ExampleAudit(facts, items, domain, held[domain], encoder)

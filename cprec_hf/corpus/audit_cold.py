@@ -99,6 +99,8 @@ def _check_items(rows: pl.LazyFrame, train: pl.LazyFrame, items: pl.DataFrame, t
 def _pretrained(folder: Path) -> pl.LazyFrame:
     """user_id, shown: the most events that behaviour documents of one kind show of a user."""
     paths = [path for part in split_files(folder, "cpt").values() for path in part]
+    if not paths:  # a corpus of downstream domains alone
+        return pl.LazyFrame(schema={"user_id": pl.String, "shown": pl.Int64})
     documents = pl.scan_parquet(paths).filter(pl.col("kind").is_in(["domain", "all_domain"]))
     held = documents.group_by("user_id", "kind").agg(shown=pl.col("item_ids").list.len().sum().cast(pl.Int64))
     return held.group_by("user_id").agg(pl.col("shown").max())

@@ -100,7 +100,7 @@ def build_from(behaviors: Behaviors, config: CorpusConfig, *, overwrite: bool = 
             len(items), {domain: f"{config.name}/{config.seed}/{domain}" for domain in config.downstream}
         )
         users = pretraining_users(parts, config.sequences, counts, share=config.cpt_validation_share, seed=config.seed)
-        if not users.events:
+        if not users.events and "cpt" in (role["role"] for role in roles.values()):
             reasons = ", ".join(users.step.refused)
             raise InputError(f"no event is left for pre-training: {reasons}; move the cut or add domains")
         categories = items["category"] if "category" in config.negatives else None
@@ -138,6 +138,7 @@ def build_from(behaviors: Behaviors, config: CorpusConfig, *, overwrite: bool = 
 
         _next(bar, "audit")
         sizes = dict(items.group_by("domain").len().iter_rows())
+        steps = [*prepared.account.steps, *split.steps, users.step, *written.steps, *negatives]
         facts = {
             "format": FACTS_FORMAT,
             "name": config.name,
@@ -160,9 +161,7 @@ def build_from(behaviors: Behaviors, config: CorpusConfig, *, overwrite: bool = 
             "few_shot": {split_name(share): share for share in sorted(config.few_shot)},
             "cold": {domain: count_cold(folder, name) for domain, name in configs.items()},
             "content_sha256": content_sha256(folder),
-            "account": Account(
-                [*prepared.account.steps, *split.steps, users.step, *written.steps, *negatives]
-            ).to_dicts(),
+            "account": Account([step for step in steps if step.rows_in]).to_dicts(),
             "audit": [],
             "counts": _counts(folder),
             "shards": {c: {s: len(paths) for s, paths in splits.items()} for c, splits in config_files(folder).items()},
@@ -202,8 +201,6 @@ def _roles(items: pl.DataFrame, config: CorpusConfig) -> dict[str, dict[str, str
         raise InputError(
             f"`downstream` names {unknown[0]!r}, which is no domain of this source; it has {', '.join(domains)}"
         )
-    if len(config.downstream) == len(domains):
-        raise InputError("every domain is in `downstream`: none is left for pre-training; keep one out")
     sizes = dict(items.group_by("domain").len().iter_rows())
     for domain in config.downstream:
         if sizes[domain] < (config.candidates or 2):
@@ -253,7 +250,8 @@ def _require_room(
 def _require_rows(folder: Path, config: CorpusConfig, roles: Mapping[str, Mapping[str, str]]) -> None:
     """Every part that stages and evaluations read must have come to at least one row."""
     splits = ("train", "validation") if config.cpt_validation_share else ("train",)
-    parts = [("cpt", split, "pre-training document") for split in splits]
+    pretrained = any(role["role"] == "cpt" for role in roles.values())
+    parts = [("cpt", split, "pre-training document") for split in splits if pretrained]
     for domain in config.downstream:
         slug = f"sft-{roles[domain]['slug']}"
         parts += [(slug, split, f"row of {domain}") for split in ("train", "validation", "test")]

@@ -68,7 +68,8 @@ class CorpusConfig:
     tokenizer: str | TokenizerConfig
     """A repo or folder with a tokenizer, or `{vocab_size: N}` to train one on this corpus."""
     downstream: list[str]
-    """Domains kept out of continual pre-training, for fine-tuning and evaluation. All others are pre-trained on."""
+    """Domains kept out of continual pre-training, for fine-tuning and evaluation. All others are pre-trained on; where
+    there are none, as in a source of one domain, the corpus has no config `cpt`."""
     sequences: list[
         Literal["domain", "all_domain", "domain_shuffled_time", "all_domain_shuffled_time", "all_domain_shuffled_users"]
     ] = field(default_factory=lambda: ["domain", "all_domain"])

@@ -137,7 +137,10 @@ def draw_lengths(figures: Mapping[str, Any], domains: Mapping[str, Mapping[str, 
             panel.grid(axis="y", lw=0.4, color="#e2e8f0")
             panel.set_axisbelow(True)
         left.legend(frameon=False, fontsize=7.5, loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0)
-        right.legend(frameon=False, fontsize=7.5)
+        if documents["documents"]:
+            right.legend(frameon=False, fontsize=7.5)
+        else:  # a corpus of downstream domains alone
+            right.remove()
         return png(figure)
 
 

@@ -251,14 +251,13 @@ def _n_items(lists: pa.ChunkedArray) -> int:
 
 
 class _Files:
-    """The splits of a config, each begun at its first row."""
+    """The splits of a config; its folder is made when the first rows come."""
 
     def __init__(self, folder: Path, schema: pa.Schema) -> None:
         self.folder, self.schema = folder, schema
         self.splits: dict[str, SplitWriter] = {}
 
     def __enter__(self) -> _Files:
-        self.folder.mkdir()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *failure: Any) -> None:
@@ -267,5 +266,6 @@ class _Files:
 
     def write(self, split: str, table: pa.Table) -> None:
         if split not in self.splits:
+            self.folder.mkdir(exist_ok=True)
             self.splits[split] = SplitWriter(self.folder, split, self.schema)
         self.splits[split].write(table)

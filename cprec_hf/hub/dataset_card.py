@@ -63,6 +63,7 @@ def render_dataset_card(facts: Mapping[str, Any], *, repo_id: str | None = None,
             "cuts": [(name, _time(value, about["order"])) for name, value in cuts.items()],
             "domains": _domains(facts["domains"]),
             "downstream": downstream,
+            "pretrained": any(c["config_name"] == "cpt" for c in configs),
             "sft": [literal(c["config_name"]) for c in configs if c["config_name"].startswith("sft-")],
             "pseudonymised": facts.get("pseudonymised"),
             "counts": table(

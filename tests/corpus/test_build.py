@@ -1,6 +1,7 @@
 """From logs to an audited folder: the rows against the logs, the bytes, the bad input, the interrupt."""
 
 import _thread
+import dataclasses
 import json
 import threading
 from collections import Counter, defaultdict
@@ -219,11 +220,29 @@ def test_a_source_without_times(make_config: Make, tmp_path: Path) -> None:
         build_from(world, make_config(tmp_path / "time"))
 
 
+def test_a_source_of_downstream_domains_alone_has_no_pretraining_documents(
+    corpus: Path, make_config: Make, tmp_path: Path
+) -> None:
+    world = _world(make_config)
+    only = {"interactions": world.interactions.filter(domain="Music"), "items": world.items.filter(domain="Music")}
+    folder = build_from(dataclasses.replace(world, **only), make_config(tmp_path / "out"))
+    facts = load_facts(folder)
+    assert set(facts["counts"]) == {"items", "sft-music"} and not (folder / "cpt").exists()
+    for split in ("validation", "test"):  # Music's cuts, users and candidates are what they were beside other domains
+        ours, theirs = (_rows(built, "sft-music", split) for built in (folder, corpus))
+        keys = ("user_id", "target", "timestamp", "candidates")
+        assert [[row[key] for key in keys] for row in ours] == [[row[key] for key in keys] for row in theirs]
+    assert all(step["rows_in"] for step in facts["account"]) and audit_corpus(folder).passed
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    assert '"cpt"' not in card and "`cpt`:" not in card and "config_name: cpt" not in card
+    with pytest.raises(InputError, match="no config 'cpt'; it has items, sft-music"):
+        load_corpus(folder, "cpt")
+
+
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
         ({"downstream": ["Musik"]}, r"names 'Musik', which is no domain of this source; it has Books, Games, Music"),
-        ({"downstream": ["Books", "Games", "Music"]}, "none is left for pre-training"),
         ({"candidates": 121}, r"`candidates` is 121 and domain 'Music' has 120 items"),
         ({"window_tokens": 30}, r"`window_tokens` is 30; the header of .* raise `window_tokens` to \d+"),
         ({"candidate_list_in_prompt": True}, r"10 candidates up to \d+ and two titles"),

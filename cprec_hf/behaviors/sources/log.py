@@ -31,9 +31,13 @@ _COUNTS_LATER: ContextVar[bool] = ContextVar("counts_later", default=False)
 
 
 @contextmanager
-def counting_later() -> Iterator[None]:
-    """Inside, sources are read as `Behaviors` with a `log` and an empty account, for whoever counts as they go."""
-    token = _COUNTS_LATER.set(True)
+def counting_later(later: bool = True) -> Iterator[None]:
+    """Inside, sources are read as `Behaviors` with a `log` and an empty account, for whoever counts as they go.
+
+    Args:
+        later: false takes it back, for a reader that needs the counts of the sources it reads.
+    """
+    token = _COUNTS_LATER.set(later)
     try:
         yield
     finally:

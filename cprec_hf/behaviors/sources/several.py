@@ -25,6 +25,7 @@ import polars as pl
 from cprec_hf.behaviors.account import Account, Step
 from cprec_hf.behaviors.schema import ALL_DOMAIN_POSITION, About, Behaviors
 from cprec_hf.behaviors.sources import source_config
+from cprec_hf.behaviors.sources.log import counting_later
 from cprec_hf.errors import InputError
 
 
@@ -52,7 +53,8 @@ class SeveralConfig:
         """
         places = [f"{where}: `sources[{number}]`" for number in range(len(self.sources))]
         configs = [source_config(given, place) for given, place in zip(self.sources, places, strict=True)]
-        parts = [config.read(place) for config, place in zip(configs, places, strict=True)]
+        with counting_later(False):  # a log is one source's; what each of these refuses is counted here
+            parts = [config.read(place) for config, place in zip(configs, places, strict=True)]
         times = all(part.about.order == "time" for part in parts)
         if self.shared_users and not times:
             unknown = next(part.about.name for part in parts if part.about.order != "time")
