@@ -27,7 +27,7 @@ from cprec_hf.behaviors.sources.log import counting_later
 from cprec_hf.corpus.audit import audit_corpus
 from cprec_hf.corpus.catalogue import Catalogue, make_catalogue, tokenizer_texts
 from cprec_hf.corpus.config import CorpusConfig, TokenizerConfig, domain_slugs
-from cprec_hf.corpus.content import candidates_sha256, content_sha256
+from cprec_hf.corpus.content import candidates_sha256, rows_sha256, total_sha256
 from cprec_hf.corpus.encoder import Encoder
 from cprec_hf.corpus.engine import open_source
 from cprec_hf.corpus.examples import CATALOGUE, ExamplePlan
@@ -129,6 +129,7 @@ def build_from(behaviors: Behaviors, config: CorpusConfig, *, overwrite: bool = 
         (folder / "items").mkdir()
         table = catalogue.to_arrow()
         pq.write_table(table, folder / "items" / "train.parquet", compression="zstd")
+        items_sha256 = rows_sha256([folder / "items" / "train.parquet"])
         item_tokens = int(encoder.documents(catalogue.items["text"].to_arrow()).lengths.sum())
         shutil.rmtree(work)
 
@@ -156,7 +157,7 @@ def build_from(behaviors: Behaviors, config: CorpusConfig, *, overwrite: bool = 
             },
             "few_shot": {split_name(share): share for share in sorted(config.few_shot)},
             "cold": {domain: count_cold(folder, name) for domain, name in configs.items()},
-            "content_sha256": content_sha256(folder),
+            "content_sha256": total_sha256(written.hashes | {("items", "train"): items_sha256}),
             "account": Account([step for step in steps if step.rows_in]).to_dicts(),
             "audit": [],
             "counts": _counts(folder),

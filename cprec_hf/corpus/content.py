@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,12 +19,16 @@ BATCH_ROWS = 1 << 15
 
 def content_sha256(folder: str | Path) -> str:
     """The hash of all splits of all configs of a corpus, in order of their names, however sharded. 64 hex digits."""
-    folder = Path(folder)
+    files = config_files(folder)
+    return total_sha256({(c, split): rows_sha256(paths) for c in files for split, paths in files[c].items()})
+
+
+def total_sha256(hashes: Mapping[tuple[str, str], str]) -> str:
+    """`content_sha256` from the hash of the rows of each (config, split)."""
     total = hashlib.sha256()
-    for config, splits in config_files(folder).items():
-        for split, paths in sorted(splits.items()):
-            total.update(f"{config}/{split}.parquet\0".encode())
-            total.update(bytes.fromhex(rows_sha256(paths)))
+    for (config, split), digest in sorted(hashes.items()):
+        total.update(f"{config}/{split}.parquet\0".encode())
+        total.update(bytes.fromhex(digest))
     return total.hexdigest()
 
 
@@ -46,15 +50,36 @@ def rows_sha256(paths: Sequence[Path], columns: list[str] | None = None) -> str:
 
 
 def batches_sha256(names: list[str], batches: Iterable[pa.RecordBatch]) -> str:
-    """Every part of every column (lengths, validity, bytes) has its own digest, so chunks leave no trace."""
-    parts: dict[str, hashlib._Hash] = {}
+    """The hash of the values in columns of some batches, together."""
+    rows = RowsHash(names)
     for batch in batches:
-        for name in names:
-            _feed(parts, name, batch.column(name))
-    total = hashlib.sha256()
-    for name in sorted(parts):
-        total.update(f"{name}\0{parts[name].hexdigest()}\0".encode())
-    return total.hexdigest()
+        rows.feed(batch)
+    return rows.hexdigest()
+
+
+class RowsHash:
+    """The hash of rows that come in portions, which leave no trace: each part of a column (lengths, validity, bytes)
+    has a digest of its own.
+
+    Args:
+        names: of the columns.
+    """
+
+    def __init__(self, names: list[str]) -> None:
+        self.names = names
+        self.parts: dict[str, hashlib._Hash] = {}
+
+    def feed(self, batch: pa.RecordBatch) -> None:
+        """The next rows."""
+        for name in self.names:
+            _feed(self.parts, name, batch.column(name))
+
+    def hexdigest(self) -> str:
+        """64 hex digits."""
+        total = hashlib.sha256()
+        for name in sorted(self.parts):
+            total.update(f"{name}\0{self.parts[name].hexdigest()}\0".encode())
+        return total.hexdigest()
 
 
 def _feed(parts: dict[str, hashlib._Hash], name: str, values: pa.Array) -> None:

@@ -22,9 +22,9 @@ import pyarrow.compute as pc
 
 from cprec_hf.behaviors.account import Step
 from cprec_hf.corpus import examples, sequences
+from cprec_hf.corpus.config_writer import ConfigWriter
 from cprec_hf.corpus.control_rows import ControlAccount, ControlRows
 from cprec_hf.corpus.events import Bucket
-from cprec_hf.corpus.files import SplitWriter
 from cprec_hf.corpus.handover import of_two_domains
 from cprec_hf.corpus.prepare import Frames, Prepared
 from cprec_hf.corpus.splits import Split, cpt_events, cpt_step, keyed_rng
@@ -181,11 +181,13 @@ class Written:
         documents: of each kind.
         tokens: of each kind.
         steps: what became of the events.
+        hashes: of the rows of each (config, split), see `content`.
     """
 
     documents: dict[str, int]
     tokens: dict[str, int]
     steps: list[Step]
+    hashes: dict[tuple[str, str], str]
 
 
 def write_rows(
@@ -213,17 +215,18 @@ def write_rows(
     targets = Counter[str]()
     controls = ControlAccount(plan.kinds, users)
     with ExitStack() as stack:
-        files: dict[str | None, _Files] = {None: stack.enter_context(_Files(folder / "cpt", sequences.SEQUENCES))}
+        files: dict[str | None, ConfigWriter] = {
+            None: stack.enter_context(ConfigWriter(folder / "cpt", sequences.SEQUENCES))
+        }
         for name, at in example_plans.items():
-            files[name] = stack.enter_context(_Files(folder / f"sft-{slugs[name]}", at.schema))
+            files[name] = stack.enter_context(ConfigWriter(folder / f"sft-{slugs[name]}", at.schema))
         for n_events, domain, rows in divided.rows(plan, example_plans, controls):
             if domain is None:
                 rows = controls.without_validation(rows)
-                for kind in plan.kinds:
-                    of_kind = rows.filter(pc.equal(rows["kind"], kind))
-                    documents[kind] += of_kind.num_rows
-                    tokens[kind] += pc.sum(of_kind["n_tokens"]).as_py() or 0
-                    used[kind] += _n_items(of_kind["item_ids"])
+                kind = pc.index_in(rows["kind"], pa.array(plan.kinds, pa.string())).to_numpy()
+                for counter, column in zip((documents, tokens, used), _sizes(rows), strict=True):
+                    sums = np.bincount(kind, column, minlength=len(plan.kinds))
+                    counter.update({name: int(n) for name, n in zip(plan.kinds, sums, strict=True)})
                 validates = pc.is_in(rows["user_id"], users.held)
                 files[None].write("train", rows.filter(pc.invert(validates)))
                 files[None].write("validation", rows.filter(validates))
@@ -237,7 +240,8 @@ def write_rows(
     steps += [
         _target_step(at, divided.counts[domain, "train"], targets[domain]) for domain, at in example_plans.items()
     ]
-    return Written({k: documents[k] for k in plan.kinds}, {k: tokens[k] for k in plan.kinds}, steps)
+    hashes = {(config.folder.name, split): found for config in files.values() for split, found in config.hashes()}
+    return Written({k: documents[k] for k in plan.kinds}, {k: tokens[k] for k in plan.kinds}, steps, hashes)
 
 
 def user_shards(events: pl.DataFrame, rows: int = SHARD_ROWS) -> list[pl.DataFrame]:
@@ -271,26 +275,11 @@ def _target_step(plan: examples.ExamplePlan, trained: int, used: int) -> Step:
     return Step(f"training events as {name} of {plan.domain}", trained, used, {reason: trained - used})
 
 
+def _sizes(documents: pa.Table) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """One of each document, its tokens and its items, each float64 [documents]."""
+    items = pc.list_value_length(documents["item_ids"]).to_numpy()
+    return np.ones(len(items)), documents["n_tokens"].to_numpy().astype(np.float64), items.astype(np.float64)
+
+
 def _n_items(lists: pa.ChunkedArray) -> int:
     return pc.sum(pc.list_value_length(lists)).as_py() or 0
-
-
-class _Files:
-    """The splits of a config; its folder is made when the first rows come."""
-
-    def __init__(self, folder: Path, schema: pa.Schema) -> None:
-        self.folder, self.schema = folder, schema
-        self.splits: dict[str, SplitWriter] = {}
-
-    def __enter__(self) -> _Files:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *failure: Any) -> None:
-        for writer in self.splits.values():
-            writer.close() if kind is None else writer.abandon()
-
-    def write(self, split: str, table: pa.Table) -> None:
-        if split not in self.splits:
-            self.folder.mkdir(exist_ok=True)
-            self.splits[split] = SplitWriter(self.folder, split, self.schema)
-        self.splits[split].write(table)

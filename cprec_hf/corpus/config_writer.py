@@ -1,0 +1,45 @@
+"""One config of a corpus on its way to disk: a file or several a split, and the hash of the rows as they pass."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from cprec_hf.corpus.content import RowsHash
+from cprec_hf.corpus.files import SplitWriter
+
+
+class ConfigWriter:
+    """Writes the splits of a config; its folder is made when the first rows come.
+
+    Args:
+        folder: of the config.
+        schema: of its rows.
+    """
+
+    def __init__(self, folder: Path, schema: pa.Schema) -> None:
+        self.folder, self.schema = folder, schema
+        self.splits: dict[str, tuple[SplitWriter, RowsHash]] = {}
+
+    def __enter__(self) -> ConfigWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *failure: Any) -> None:
+        for writer, _ in self.splits.values():
+            writer.close() if kind is None else writer.abandon()
+
+    def write(self, split: str, table: pa.Table) -> None:
+        """The next rows of a split."""
+        if split not in self.splits:
+            self.folder.mkdir(exist_ok=True)
+            self.splits[split] = SplitWriter(self.folder, split, self.schema), RowsHash(self.schema.names)
+        writer, digest = self.splits[split]
+        writer.write(table)
+        for batch in table.to_batches():
+            digest.feed(batch)
+
+    def hashes(self) -> list[tuple[str, str]]:
+        """The splits that have rows, and the hash of their rows."""
+        return [(split, digest.hexdigest()) for split, (writer, digest) in self.splits.items() if writer.rows]
