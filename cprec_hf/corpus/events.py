@@ -74,7 +74,9 @@ class Bucket:
 
     def frame(self) -> pl.DataFrame:
         """user, item, timestamp, clock (null where unknown)."""
-        clock = pl.Series(self.clock).set(pl.Series(~self.known), None)
+        clock = pl.Series(self.clock)
+        if not self.known.all():
+            clock = clock.set(pl.Series(~self.known), None)
         return pl.DataFrame({"user": self.user, "item": self.item, "timestamp": self.timestamp, "clock": clock})
 
 

@@ -172,14 +172,9 @@ class Frames:
 
     def of(self, bucket: Bucket) -> pl.DataFrame:
         """The frame of one bucket."""
-        domain = self.domain_of[bucket.item]
-        rows = self.wanted[domain]
-        frame = (
-            bucket.frame()
-            .rename({"user": "user_id", "item": "item_id"})
-            .with_columns(domain=pl.Series(domain.astype(np.uint32)).cat.to(self.names))
-        )
-        return frame.filter(pl.Series(rows))
+        wanted = bucket.take(np.flatnonzero(self.wanted[self.domain_of[bucket.item]]))
+        domain = pl.Series(self.domain_of[wanted.item].astype(np.uint32)).cat.to(self.names)
+        return wanted.frame().rename({"user": "user_id", "item": "item_id"}).with_columns(domain=domain)
 
 
 def _rows(behaviors: Behaviors, items: pl.DataFrame) -> pl.LazyFrame:
