@@ -68,12 +68,18 @@ def atomic_folder(path: str | Path, *, overwrite: bool = False) -> Iterator[Path
 
 
 def _remove(folder: Path) -> None:
-    """Remove a folder, if there is one. Where work is broken off, another thread may write there a little longer."""
+    """Remove a folder, if there is one, for good.
+
+    Where work is broken off, threads of a library may go on for a moment and make files and folders anew; so it has to
+    stay away for half a second.
+    """
+    away = 0 if folder.exists() else 5
     for _ in range(100):
-        shutil.rmtree(folder, ignore_errors=True)
-        if not folder.exists():
+        if away == 5:
             return
-        time.sleep(0.05)
+        shutil.rmtree(folder, ignore_errors=True)
+        time.sleep(0.1)
+        away = 0 if folder.exists() else away + 1
 
 
 def _locked_folder(path: Path) -> tuple[Path, int]:

@@ -33,6 +33,8 @@ from cprec_hf.errors import InputError
 
 PARTS = 64
 """Files of the first pass. Twice as many would hold twice as long a log in the same memory."""
+BUCKET_EVENTS = 1_000_000
+"""Most events of a bucket, however much memory there is: several are worked on at once, and sort faster. Measured."""
 BYTES_PER_EVENT = 400
 """What an event of a bucket takes at most while it is worked on: ids, numbers, sorted copies and texts. Measured."""
 
@@ -156,7 +158,8 @@ def open_events(
     _, *found = pl.collect_all([sink, *also], engine="streaming")
     files = sorted(parts.rglob("*.parquet"))
     sizes = [pq.read_metadata(file).num_rows for file in files]
-    n_buckets = max(-(-sum(sizes) * BYTES_PER_EVENT // int(memory_gb * 2**30)), 1)
+    most = min(int(memory_gb * 2**30) // BYTES_PER_EVENT, BUCKET_EVENTS)
+    n_buckets = max(-(-sum(sizes) // max(most, 1)), 1)
     store = EventStore(folder, n_buckets)
     to_buckets(grouped(files, sizes, sum(sizes) // n_buckets), folder, n_buckets, name_users)
     shutil.rmtree(parts)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import hmac
 import os
 import secrets
 from collections.abc import Sequence
@@ -36,7 +35,16 @@ def pseudonymise(user_ids: Sequence[str]) -> list[str]:
 
 def hashed_ids(user_ids: Sequence[str], key: bytes) -> list[str]:
     """What `pseudonymise` makes of ids with this key, without its check that no two are the same."""
-    return [hmac.digest(key, user.encode(), hashlib.sha256).hex()[:16] for user in user_ids]
+    # HMAC's two keyed states are made once and copied: `hmac.digest` makes them for every id and takes twice as long.
+    padded = (key if len(key) <= 64 else hashlib.sha256(key).digest()).ljust(64, b"\0")
+    inner, outer = (hashlib.sha256(bytes(byte ^ pad for byte in padded)) for pad in (0x36, 0x5C))
+    pseudonyms = []
+    for user in user_ids:
+        message, whole = inner.copy(), outer.copy()
+        message.update(user.encode())
+        whole.update(message.digest())
+        pseudonyms.append(whole.hexdigest()[:16])
+    return pseudonyms
 
 
 def require_distinct(n_users: int, n_pseudonyms: int) -> None:

@@ -36,7 +36,10 @@ def to_buckets(
             ]
             for what, schema in (("events", EVENT_COLUMNS), ("users", USER_COLUMNS))
         )
-        for part in in_order(partial(_divided, files, name_users, bounds) for files in groups):
+        pieces = [partial(_divided, first, bounds)] if first else []
+        pieces += [partial(_read_divided, files, name_users, bounds) for files in groups[1:]]
+        del first
+        for part in in_order(pieces):
             offset = np.repeat(known, np.diff(part.ends, prepend=0)).astype(np.int32)
             table = part.table.set_column(0, "user", pa.array(part.table["user"].to_numpy() + offset))
             begin = 0
@@ -93,8 +96,13 @@ def _read_part(files: list[Path], name_users: Callable[[Sequence[str]], list[str
     return _Part(table.drop_columns("user_id"), names.take(order), rank[ids.indices.to_numpy()])
 
 
-def _divided(files: list[Path], name_users: Callable[[Sequence[str]], list[str]] | None, bounds: pa.Array) -> _Divided:
-    part = _read_part(files, name_users)
+def _read_divided(
+    files: list[Path], name_users: Callable[[Sequence[str]], list[str]] | None, bounds: pa.Array
+) -> _Divided:
+    return _divided(_read_part(files, name_users), bounds)
+
+
+def _divided(part: _Part, bounds: pa.Array) -> _Divided:
     edges = _edges(part.names, bounds)
     n_buckets = len(edges) - 1
     bucket_of = np.repeat(np.arange(n_buckets, dtype=np.int16), np.diff(edges))[part.user]

@@ -29,3 +29,25 @@ def in_order(work: Iterable[Callable[[], Any]]) -> Iterator[Any]:
             yield waiting.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+class Behind:
+    """Does pieces of work in order, in a thread of its own, beside whoever hands them over; one at most waits."""
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(1)
+        self._last: Future[Any] | None = None
+
+    def __enter__(self) -> Behind:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *failure: Any) -> None:
+        self._pool.shutdown()
+        if kind is None and self._last is not None:
+            self._last.result()
+
+    def do(self, piece: Callable[[], Any]) -> None:
+        """Hand over a piece of work; raises what an earlier one raised."""
+        if self._last is not None:
+            self._last.result()
+        self._last = self._pool.submit(piece)

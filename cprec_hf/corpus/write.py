@@ -28,7 +28,7 @@ from cprec_hf.corpus.events import Bucket
 from cprec_hf.corpus.handover import of_two_domains
 from cprec_hf.corpus.prepare import Frames, Prepared
 from cprec_hf.corpus.splits import Split, cpt_events, cpt_step, keyed_rng
-from cprec_hf.corpus.threads import in_order
+from cprec_hf.corpus.threads import Behind, in_order
 from cprec_hf.corpus.training_counts import TrainingCounts
 from cprec_hf.corpus.windows import run_bounds
 
@@ -220,7 +220,9 @@ def write_rows(
         }
         for name, at in example_plans.items():
             files[name] = stack.enter_context(ConfigWriter(folder / f"sft-{slugs[name]}", at.schema))
-        for n_events, domain, rows in divided.rows(plan, example_plans, controls):
+        writer = stack.enter_context(Behind())
+
+        def write(domain: str | None, rows: Any) -> None:
             if domain is None:
                 rows = controls.without_validation(rows)
                 kind = pc.index_in(rows["kind"], pa.array(plan.kinds, pa.string())).to_numpy()
@@ -235,6 +237,9 @@ def write_rows(
                     files[domain].write(split, part)
                 every = example_plans[domain].train_targets == "every"
                 targets[domain] += rows["train"].num_rows + (0 if every else _n_items(rows["train"]["history"]))
+
+        for n_events, domain, rows in divided.rows(plan, example_plans, controls):
+            writer.do(partial(write, domain, rows))
             done(n_events)
     steps = [controls.step(kind, used[kind]) for kind in plan.kinds]
     steps += [

@@ -6,6 +6,8 @@ import os
 import subprocess
 import sys
 import textwrap
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -77,3 +79,16 @@ def _read_repo(folder: Path) -> dict[str, list[str]]:
             titles[name].append(commit["title"])
             commit_id = commit["parent"]
     return titles
+
+
+@pytest.fixture
+def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """How long a client would have waited between its tries; it does not. Threads of earlier tests sleep as ever."""
+    sleep, older = time.sleep, set(threading.enumerate()) - {threading.current_thread()}
+    slept: list[float] = []
+
+    def note(seconds: float) -> None:
+        (sleep if threading.current_thread() in older else slept.append)(seconds)
+
+    monkeypatch.setattr("time.sleep", note)
+    return slept

@@ -22,14 +22,6 @@ def ada(hub: LoopbackHub) -> HfApi:
     return api
 
 
-@pytest.fixture
-def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """How long the client would have waited between its tries; it does not."""
-    slept: list[float] = []
-    monkeypatch.setattr("time.sleep", slept.append)
-    return slept
-
-
 def push(api: HfApi, name: str = "a.txt", content: bytes = b"a") -> str:
     return api.upload_file(path_or_fileobj=content, path_in_repo=name, repo_id="ada/r").oid
 
