@@ -12,10 +12,11 @@ audit, which reads everything again, is timed apart. Peak memory is the whole pr
 The row loop writes the pre-training documents of the smallest size the way public preprocessing scripts do: pandas
 rows one by one into a dictionary per user, a formatted string per row. Its documents must equal ours.
 
-The aims are a million interactions a second on two cores, 50 times the row loop and under 4 GB at 100 million. Seen on
-two quiet cores: .22 million a second at 1 million interactions, where nearly 3 s of fixed costs weigh, and .47 at 10
-million; 18 times the row loop at 1 million; 1.2 GB at 10 million. Of 4 us of CPU an interaction (at 5 million), 1.7 go
-to documents, their Parquet and their hash, the rest to reading, two shuffles, sorting, splits and the catalogue.
+The aims are a million interactions a second on two cores, 50 times the row loop and under 4 GB at 100 million. Seen:
+.22 million a second at 1 million interactions, where nearly 3 s of fixed costs weigh, .47 at 10 million, and .39 at 100
+million (its first two minutes beside another program); 18 times the row loop at 1 million. Peak memory .9, 1.2 and 1.3
+GB, with the audit 2.3 GB at 100 million. Of 4 us of CPU an interaction (at 5 million), 1.7 go to documents, their
+Parquet and their hash, the rest to reading, two shuffles, sorting, splits and the catalogue.
 """
 
 from __future__ import annotations
