@@ -12,7 +12,6 @@ import signal
 import stat
 import tempfile
 import threading
-import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -52,45 +51,37 @@ def atomic_folder(path: str | Path, *, overwrite: bool = False) -> Iterator[Path
     _clear_leftovers(path)
     refuse_existing(path, overwrite=overwrite)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary, lock = _locked_folder(path)
-    old = temporary.with_suffix(".old.tmp")
-    try:
+    temporary, lock = _temporary_name(path), None
+    try:  # from the first moment on: a Ctrl-C may come as soon as there is a folder
+        temporary.mkdir()
+        while (lock := _locked(temporary)) is None:
+            temporary = _temporary_name(path)
+            temporary.mkdir()
         yield temporary
         if path.exists():
-            path.replace(old)
+            path.replace(temporary.with_suffix(".old.tmp"))
         temporary.replace(path)
     finally:
+        old = temporary.with_suffix(".old.tmp")
         if old.exists() and not path.exists():  # interrupted between the two renames
             old.replace(path)
-        _remove(temporary)
-        _remove(old)
-        os.close(lock)
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+        if lock is not None:
+            os.close(lock)
 
 
-def _remove(folder: Path) -> None:
-    """Remove a folder, if there is one, for good.
-
-    Where work is broken off, threads of a library may go on for a moment and make files and folders anew; so it has to
-    stay away for half a second.
-    """
-    away = 0 if folder.exists() else 5
-    for _ in range(100):
-        if away == 5:
-            return
-        shutil.rmtree(folder, ignore_errors=True)
-        time.sleep(0.1)
-        away = 0 if folder.exists() else away + 1
+def _temporary_name(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
 
 
-def _locked_folder(path: Path) -> tuple[Path, int]:
-    """A new temporary folder beside `path`, and the descriptor that holds its lock."""
-    while True:
-        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-        temporary.mkdir()
-        lock = os.open(temporary, os.O_RDONLY)
-        if _lock(lock) and temporary.exists():  # else someone who clears leftovers was there first
-            return temporary, lock
-        os.close(lock)
+def _locked(temporary: Path) -> int | None:
+    """The descriptor that holds the lock of a new temporary folder; null if someone who clears leftovers was first."""
+    lock = os.open(temporary, os.O_RDONLY)
+    if _lock(lock) and temporary.exists():
+        return lock
+    os.close(lock)
+    return None
 
 
 def _lock(descriptor: int) -> bool:

@@ -26,9 +26,8 @@ from cprec_hf.corpus.template import DELIMITER
 T = TypeVar("T")
 BATCH_ROWS = 1 << 15
 THREADS = 2  # each holds a batch; more would wait for the disk
-FEW_ROWS, SAMPLE_ROWS = 256, 32
-"""Texts that are encoded whole, beside the sums over their lines that are taken of all: every one of a batch of few, so
-many of a larger one."""
+SAMPLE_ROWS = 256
+"""Texts of a batch that are encoded whole, beside the sums over their lines that are taken of all."""
 
 
 @dataclass(frozen=True)
@@ -248,7 +247,7 @@ def sums(values: np.ndarray, offsets: np.ndarray) -> np.ndarray:
 
 def sampled_tokens(batch: Batch, encoder: Encoder, *columns: str) -> tuple[np.ndarray, np.ndarray]:
     """Some rows of the batch, and the tokens of these columns' texts there as the encoder gives them."""
-    at = np.arange(0, len(batch), 1 if len(batch) <= FEW_ROWS else len(batch) // SAMPLE_ROWS)
+    at = np.arange(0, len(batch), max(len(batch) // SAMPLE_ROWS, 1))
     texts = [batch.rows[name].take(pa.array(at)) for name in columns]
     counted = [encoder.documents(text, start=i == 0).lengths for i, text in enumerate(texts)]
     return at, np.sum(counted, axis=0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,6 @@ import pyarrow as pa
 
 from cprec_hf.corpus.content import RowsHash
 from cprec_hf.corpus.files import SplitWriter
-from cprec_hf.corpus.threads import Behind
 
 
 class ConfigWriter:
@@ -24,13 +22,11 @@ class ConfigWriter:
     def __init__(self, folder: Path, schema: pa.Schema) -> None:
         self.folder, self.schema = folder, schema
         self.splits: dict[str, tuple[SplitWriter, RowsHash]] = {}
-        self._hashing = Behind()
 
     def __enter__(self) -> ConfigWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *failure: Any) -> None:
-        self._hashing.__exit__(kind, *failure)
         for writer, _ in self.splits.values():
             writer.close() if kind is None else writer.abandon()
 
@@ -40,14 +36,10 @@ class ConfigWriter:
             self.folder.mkdir(exist_ok=True)
             self.splits[split] = SplitWriter(self.folder, split, self.schema), RowsHash(self.schema.names)
         writer, digest = self.splits[split]
-        self._hashing.do(partial(_feed, digest, table))
         writer.write(table)
+        for batch in table.to_batches():
+            digest.feed(batch)
 
     def hashes(self) -> list[tuple[str, str]]:
         """The splits that have rows, and the hash of their rows."""
         return [(split, digest.hexdigest()) for split, (writer, digest) in self.splits.items() if writer.rows]
-
-
-def _feed(digest: RowsHash, table: pa.Table) -> None:
-    for batch in table.to_batches():
-        digest.feed(batch)

@@ -2,7 +2,6 @@
 
 import gzip
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,12 +25,9 @@ ITEMS = [
 
 
 @pytest.fixture(scope="session")
-def real_data() -> Path:
-    """The folder of real data: $CPREC_SHARED_DATA, by default ../shared/data beside the repository."""
-    folder = Path(os.environ.get("CPREC_SHARED_DATA", Path(__file__).parents[3] / "shared" / "data"))
-    if not folder.is_dir():
-        pytest.skip(f"no real data at {folder} (set CPREC_SHARED_DATA)")
-    return folder
+def real_data(shared: Path) -> Path:
+    """The folder of real data."""
+    return shared / "data"
 
 
 @pytest.fixture

@@ -16,8 +16,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from cprec_hf.behaviors.schema import About, Behaviors
-from cprec_hf.behaviors.sources.categories import CategoryLayout
+from cprec_hf.behaviors.sources.categories import AmazonConfig, CategoryLayout
 from cprec_hf.behaviors.sources.json_text import first_text, joined
 
 CITATION = "Ni, Li, McAuley: Justifying recommendations using distantly-labeled reviews and fine-grained aspects, 2019"
@@ -36,28 +35,10 @@ LAYOUT = CategoryLayout(
 
 
 @dataclass(frozen=True)
-class Amazon2018Config:
+class Amazon2018Config(AmazonConfig):
     """The keys of a source of kind `amazon_2018`."""
 
-    reviews: str
-    """Reviews (`{category}.json.gz`, `{category}_5.json.gz`), `{category}` where its name stands; may be a glob or an
-    hf:// path, and hold `${VARIABLE}`."""
-    items: str
-    """The items' metadata, likewise (`meta_{category}.json.gz`)."""
-    categories: list[str] | dict[str, str]
-    """Categories by their names in the files' names; a mapping also says what to call each one as a domain."""
+    layout = LAYOUT
+    citation = CITATION
     name: str = "Amazon review data (2018)"
     """What the source calls itself."""
-    licence: str = "research use, redistribution not stated"
-    """Its licence, in words or as an SPDX identifier."""
-    redistributable: bool = False
-    """Whether texts made from this source may be published."""
-
-    def read(self, where: str) -> Behaviors:
-        """Read all categories, items with category, description and brand; `where` names the recipe.
-
-        Raises:
-            InputError: what `CategoryLayout.read` finds.
-        """
-        about = About(self.name, self.licence, CITATION, "time", self.redistributable)
-        return LAYOUT.read(self.reviews, self.items, self.categories, about, where)

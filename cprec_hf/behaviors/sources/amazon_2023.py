@@ -18,8 +18,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from cprec_hf.behaviors.schema import About, Behaviors
-from cprec_hf.behaviors.sources.categories import CategoryLayout
+from cprec_hf.behaviors.sources.categories import AmazonConfig, CategoryLayout
 from cprec_hf.behaviors.sources.json_text import first_text, joined
 
 CITATION = "Hou, Li, He, Yan, Chen, McAuley: Bridging language and items for retrieval and recommendation, 2024"
@@ -37,28 +36,10 @@ LAYOUT = CategoryLayout(
 
 
 @dataclass(frozen=True)
-class Amazon2023Config:
+class Amazon2023Config(AmazonConfig):
     """The keys of a source of kind `amazon_2023`."""
 
-    reviews: str
-    """Reviews (.jsonl, .jsonl.gz) or ratings (.csv, .csv.gz), `{category}` where its name stands; may be a glob or an
-    hf:// path, and hold `${VARIABLE}`."""
-    items: str
-    """The items' metadata, likewise (`meta_{category}.jsonl.gz`)."""
-    categories: list[str] | dict[str, str]
-    """Categories by their names in the files' names; a mapping also says what to call each one as a domain."""
+    layout = LAYOUT
+    citation = CITATION
     name: str = "Amazon Reviews 2023"
     """What the source calls itself."""
-    licence: str = "research use, redistribution not stated"
-    """Its licence, in words or as an SPDX identifier."""
-    redistributable: bool = False
-    """Whether texts made from this source may be published."""
-
-    def read(self, where: str) -> Behaviors:
-        """Read all categories, items with category, description and brand (the store); `where` names the recipe.
-
-        Raises:
-            InputError: what `CategoryLayout.read` finds.
-        """
-        about = About(self.name, self.licence, CITATION, "time", self.redistributable)
-        return LAYOUT.read(self.reviews, self.items, self.categories, about, where)

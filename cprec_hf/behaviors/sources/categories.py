@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import polars as pl
 
@@ -71,6 +72,37 @@ class CategoryLayout:
             about,
             unit=self.unit,
         )
+
+
+@dataclass(frozen=True)
+class AmazonConfig:
+    """The keys of a source of an edition of the Amazon reviews, whose subclass says how its files are laid out."""
+
+    layout: ClassVar[CategoryLayout]
+    citation: ClassVar[str]
+
+    reviews: str
+    """Its reviews, `{category}` where its name stands, as in `reviews/{category}.jsonl.gz`; may be a glob or an hf://
+    path, and hold `${VARIABLE}`."""
+    items: str
+    """The items' metadata, likewise, as in `meta/meta_{category}.jsonl.gz`."""
+    categories: list[str] | dict[str, str]
+    """Categories by their names in the files' names; a mapping also says what to call each one as a domain."""
+    name: str
+    """What the source calls itself."""
+    licence: str = "research use, redistribution not stated"
+    """Its licence, in words or as an SPDX identifier."""
+    redistributable: bool = False
+    """Whether texts made from this source may be published."""
+
+    def read(self, where: str) -> Behaviors:
+        """Read all categories, items with category, description and brand; `where` names the recipe.
+
+        Raises:
+            InputError: what `CategoryLayout.read` finds.
+        """
+        about = About(self.name, self.licence, self.citation, "time", self.redistributable)
+        return self.layout.read(self.reviews, self.items, self.categories, about, where)
 
 
 def files_of(pattern: str, categories: Categories, where: str) -> dict[Path, str]:

@@ -49,7 +49,7 @@ def test_every_kind_is_a_class_whose_keys_are_explained(kind: str) -> None:
     config = getattr(import_module(module), name)
     with pytest.raises(InputError, match="unknown key `no_such_key_of_any_source`"):
         read_source({"kind": kind, "no_such_key_of_any_source": 1}, "r.yaml")
-    source = inspect.getsource(config)
+    source = "".join(inspect.getsource(base) for base in config.__mro__ if dataclasses.is_dataclass(base))
     for key in [f.name for f in dataclasses.fields(config) if kind != "marketplace"]:
         assert re.search(rf'    {key}: .*\n    """', source), f"{kind}: no word on `{key}`"
 
