@@ -131,13 +131,15 @@ def choose(
         k: cut-off of the ndcg.
 
     Returns:
-        The setting, and `{"chosen": ..., "by": ..., "validation": value, "grid": settings tried}`.
+        The setting, and `{"chosen": ..., "by": ..., "validation": value, "grid": [...]}`, the grid with each setting's
+        own validation value.
     """
     name = f"ndcg@{k}"
-    values = [rows.per_user(rows.metrics(partial(score, setting), [k])[name]).mean() for setting in grid]
+    values = [float(rows.per_user(rows.metrics(partial(score, setting), [k])[name]).mean()) for setting in grid]
     best = int(np.argmax(values))
-    record = {"chosen": asdict(grid[best]), "by": f"{name} on validation", "validation": float(values[best])}
-    return grid[best], {**record, "grid": len(grid)}
+    tried = [{**asdict(setting), "validation": value} for setting, value in zip(grid, values, strict=True)]
+    chosen = {"chosen": asdict(grid[best]), "by": f"{name} on validation", "validation": values[best]}
+    return grid[best], {**chosen, "grid": tried}
 
 
 def _similarity(train: sparse.csr_array, shrinkage: float) -> sparse.csr_array:

@@ -126,6 +126,6 @@ def test_choose_takes_the_best_on_validation_and_records_it() -> None:
     grid = [TitleOverlap(True, last) for last in scores]
     setting, record = baselines.choose(grid, lambda s, rows: scores[s.last], rows, 2)
     assert setting.last == 3  # the first of two equals
-    assert record == {
-        "chosen": {"normalised": True, "last": 3}, "by": "ndcg@2 on validation", "validation": 1.0, "grid": 3
-    }  # fmt: skip
+    tried = [{"normalised": True, "last": last, "validation": value} for last, value in ((1, 0.0), (3, 1.0), (5, 1.0))]
+    chosen = {"normalised": True, "last": 3}
+    assert record == {"chosen": chosen, "by": "ndcg@2 on validation", "validation": 1.0, "grid": tried}
