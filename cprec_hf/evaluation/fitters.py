@@ -37,6 +37,13 @@ def _popularity(_: MethodConfig, task: Task) -> tuple[Score, dict[str, Any]]:
     return partial(baselines.popularity, task.train), {}
 
 
+def _repeat(_: MethodConfig, task: Task) -> tuple[Score, dict[str, Any]]:
+    def score(setting: baselines.Repeat, rows: Rows) -> np.ndarray:
+        return baselines.repeat(rows, setting)
+
+    return _tuned(baselines.REPEAT_GRID, score, task)
+
+
 def _item_knn(_: MethodConfig, task: Task) -> tuple[Score, dict[str, Any]]:
     def score(setting: baselines.ItemKnn, rows: Rows) -> np.ndarray:
         return baselines.item_knn(task.train, rows, setting)
@@ -45,12 +52,21 @@ def _item_knn(_: MethodConfig, task: Task) -> tuple[Score, dict[str, Any]]:
 
 
 def _title_overlap(_: MethodConfig, task: Task) -> tuple[Score, dict[str, Any]]:
-    vectors = baselines.title_vectors(task.catalogue.titles)
+    vectors = baselines.title_vectors(baselines.title_words(task.catalogue.titles))
 
     def score(setting: baselines.TitleOverlap, rows: Rows) -> np.ndarray:
         return baselines.title_overlap(vectors, rows, setting)
 
     return _tuned(baselines.TITLE_OVERLAP_GRID, score, task)
+
+
+def _bm25(_: MethodConfig, task: Task) -> tuple[Score, dict[str, Any]]:
+    counts = baselines.title_words(task.catalogue.titles)
+
+    def score(setting: baselines.Bm25, rows: Rows) -> np.ndarray:
+        return baselines.bm25(counts, rows, setting)
+
+    return _tuned(baselines.BM25_GRID, score, task)
 
 
 def _candidate_memoriser(_: MethodConfig, task: Task) -> tuple[Score, dict[str, Any]]:
@@ -86,7 +102,9 @@ FITTERS: Mapping[Kind, Fitter] = {
     "pointwise": _model,
     "item_knn": _item_knn,
     "title_overlap": _title_overlap,
+    "bm25": _bm25,
     "popularity": _popularity,
+    "repeat": _repeat,
     "random": _random,
     "candidate_memoriser": _candidate_memoriser,
     "latent_oracle": _oracle,
