@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
 
 from cprec_hf.evaluation.config import MethodConfig
-from cprec_hf.evaluation.fitters import FITTERS
+from cprec_hf.evaluation.fitters import fit_method
 from cprec_hf.evaluation.models import answers_of_model
-from cprec_hf.evaluation.rows import Rows, Score
 from cprec_hf.evaluation.task import Task
 from cprec_hf.metrics.candidate_match.candidate_match import candidate_match
 from cprec_hf.metrics.ranking_at_k.ranking_at_k import ranking_at_k
@@ -42,7 +40,7 @@ def measure_method(method: MethodConfig, task: Task) -> Measured:
     rows, ks = task.rows, task.config.k
     if method.kind != "generate":
         score, record = fit_method(method, task)
-        return Measured(rows.metrics(partial(_checked, method, score), ks), {}, record)
+        return Measured(rows.metrics(score, ks), {}, record)
     answers, record = answers_of_model(method, task.config, rows)
     targets = answers.titles[np.arange(len(rows)), rows.relevance.argmax(axis=1)]
     matched = candidate_match(answers.texts, targets.tolist(), answers.titles.tolist())
@@ -51,27 +49,3 @@ def measure_method(method: MethodConfig, task: Task) -> Measured:
     scores = np.column_stack([answers.named, stranger])
     relevance = np.column_stack([rows.relevance, np.zeros(len(rows))])
     return Measured(ranking_at_k(scores, relevance, ks), matched, record)
-
-
-def fit_method(method: MethodConfig, task: Task) -> tuple[Score, dict[str, Any]]:
-    """What gives scores to rows of the task, higher is better, and what is to be recorded of the method.
-
-    Args:
-        method: of any kind in `FITTERS`.
-        task: what it is fitted on.
-
-    Raises:
-        InputError: the method cannot run here (see `Task.load`, `Recommender.from_pretrained`, `MarketplaceOracle`).
-    """
-    return FITTERS[method.kind](method, task)
-
-
-def _checked(method: MethodConfig, score: Score, rows: Rows) -> np.ndarray:
-    """Scores float64 [rows, candidates]; raises `ValueError` for another shape, or NaN."""
-    scores = np.asarray(score(rows), dtype=np.float64)
-    if scores.shape != rows.candidates.shape:
-        raise ValueError(f"method {method.name!r} gave scores {scores.shape} for candidates {rows.candidates.shape}")
-    if np.isnan(scores).any():
-        row = int(np.isnan(scores).any(axis=1).argmax())
-        raise ValueError(f"method {method.name!r} gave NaN scores, first in row {row}; NaN has no rank")
-    return scores

@@ -65,9 +65,15 @@ class Rows:
     """The candidates' item ids [rows][candidates]."""
     whole: bool
     """Whether each row ranks the whole catalogue."""
+    split: str = ""
+    """The split they are of, where that matters: scores are kept by split and place."""
+    first: int = 0
+    """Which row of the split the first one is."""
 
     @classmethod
-    def from_table(cls, table: pa.Table, catalogue: Catalogue, where: str, column: str | None = "candidates") -> Rows:
+    def from_table(
+        cls, table: pa.Table, catalogue: Catalogue, where: str, column: str | None = "candidates", split: str = ""
+    ) -> Rows:
         """Read rows of an `sft-<domain>` split.
 
         Args:
@@ -75,6 +81,7 @@ class Rows:
             catalogue: the domain's items.
             where: names the corpus and split in error messages.
             column: with the candidates; None for the whole catalogue.
+            split: see `Rows.split`.
 
         Raises:
             InputError: no rows, an item without a catalogue entry, rows with different numbers of candidates, or a
@@ -109,6 +116,7 @@ class Rows:
             user_ids=users.dictionary.to_pylist(),
             candidate_ids=candidate_ids,
             whole=column is None,
+            split=split,
         )
 
     def __len__(self) -> int:
@@ -118,6 +126,14 @@ class Rows:
     def relevance(self) -> np.ndarray:
         """1.0 for the target, 0.0 for the others. Shape: [rows, candidates]."""
         return (self.candidates == self.targets[:, None]).astype(np.float64)
+
+    @property
+    def ranked(self) -> np.ndarray:
+        """Which candidates are ranked, bool [rows, candidates]: of a whole catalogue not those of the history."""
+        ranked = np.ones(self.candidates.shape, dtype=bool)
+        if self.whole:
+            ranked[np.repeat(np.arange(len(self)), self.histories.lengths), self.histories.values] = False
+        return ranked
 
     def blocks(self) -> Iterator[Rows]:
         """The rows in portions of so many scores as are held at once. Users keep their numbers."""
@@ -133,23 +149,26 @@ class Rows:
                 candidates=self.candidates[part],
                 users=self.users[part],
                 candidate_ids=self.candidate_ids[part],
+                first=self.first + start,
             )
+
+    def scored(self, score: Score) -> Iterator[tuple[Rows, np.ndarray]]:
+        """The rows block by block, with their scores float64 [rows, candidates].
+
+        Of a whole catalogue, what stands in the history comes last: it has minus infinity, whatever its score.
+        """
+        for rows in self.blocks():
+            scores = np.asarray(score(rows), dtype=np.float64)
+            yield rows, np.where(rows.ranked, scores, -np.inf) if rows.whole else scores
 
     def metrics(self, score: Score, ks: Sequence[int]) -> dict[str, np.ndarray]:
         """`ranking_at_k`'s values [rows] by name.
 
         Args:
-            score: rows -> scores [rows, candidates], called with a block at a time. Of a whole catalogue, what stands
-                in the history comes last, whatever its score.
+            score: rows -> scores [rows, candidates], called as `scored` says.
             ks: cut-offs.
         """
-        found = []
-        for rows in self.blocks():
-            scores = score(rows)
-            if rows.whole:
-                scores = np.array(scores, dtype=np.float64)
-                scores[np.repeat(np.arange(len(rows)), rows.histories.lengths), rows.histories.values] = -np.inf
-            found.append(ranking_at_k(scores, rows.relevance, ks))
+        found = [ranking_at_k(scores, rows.relevance, ks) for rows, scores in self.scored(score)]
         return {name: np.concatenate([part[name] for part in found]) for name in found[0]}
 
     def history_matrix(self, n_items: int, last: int) -> sparse.csr_array:

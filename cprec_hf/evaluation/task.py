@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ from cprec_hf.corpus.load import corpus_commit, load_corpus, load_facts
 from cprec_hf.errors import InputError
 from cprec_hf.evaluation.config import MODELS, NEED_A_SET, ORACLES, EvaluateConfig
 from cprec_hf.evaluation.models import check_model
-from cprec_hf.evaluation.rows import Catalogue, Rows, training_interactions
+from cprec_hf.evaluation.rows import Catalogue, Rows, Score, training_interactions
 
 if TYPE_CHECKING:
     from cprec_hf.behaviors.marketplace_oracle import MarketplaceOracle
@@ -34,6 +34,8 @@ class Task:
     """With the candidates; None for the whole catalogue."""
     rows: Rows
     """The rows that are scored."""
+    fitted: dict[str, tuple[Score, dict[str, Any]]] = field(default_factory=dict, repr=False)
+    """What `fit_method` keeps of hybrids' parts, by name."""
 
     @classmethod
     def load(cls, config: EvaluateConfig) -> Task:
@@ -133,7 +135,7 @@ def _table(splits: dict[str, pa.Table], name: str, corpus: str) -> pa.Table:
 
 
 def _rows(splits: dict[str, pa.Table], name: str, catalogue: Catalogue, corpus: str, column: str | None) -> Rows:
-    return Rows.from_table(_table(splits, name, corpus), catalogue, f"{corpus}, {name}", column)
+    return Rows.from_table(_table(splits, name, corpus), catalogue, f"{corpus}, {name}", column, name)
 
 
 def _column(config: EvaluateConfig, facts: dict[str, Any]) -> str | None:
