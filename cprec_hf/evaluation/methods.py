@@ -17,7 +17,7 @@ from cprec_hf.errors import InputError
 from cprec_hf.evaluation import baselines
 from cprec_hf.evaluation.config import MODELS, NEED_A_SET, ORACLES, EvaluateConfig, MethodConfig
 from cprec_hf.evaluation.models import answers_of_model, check_model, model_scorer
-from cprec_hf.evaluation.rows import Catalogue, Rows, Score, training_interactions
+from cprec_hf.evaluation.rows import METRICS, Catalogue, Rows, Score, training_interactions
 from cprec_hf.metrics.candidate_match.candidate_match import candidate_match
 from cprec_hf.metrics.ranking_at_k.ranking_at_k import ranking_at_k
 
@@ -164,7 +164,7 @@ def measure_method(method: MethodConfig, task: Task) -> Measured:
     stranger = np.where(matched["valid"] > 0, -1.0, 1.0)
     scores = np.column_stack([answers.named, stranger])
     relevance = np.column_stack([rows.relevance, np.zeros(len(rows))])
-    return Measured(ranking_at_k(scores, relevance, ks), matched, record)
+    return Measured(ranking_at_k(scores, relevance, ks, METRICS), matched, record)
 
 
 def fit_method(method: MethodConfig, task: Task) -> tuple[Score, dict[str, Any]]:
