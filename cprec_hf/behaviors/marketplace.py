@@ -151,8 +151,11 @@ class Marketplace:
             for d in self.domains
         ).select("item_id", "domain", "title", "description", *attributes)  # fmt: skip
 
-    def event_chunks(self) -> Iterator[pl.DataFrame]:
+    def event_chunks(self, unseen: str | None = None) -> Iterator[pl.DataFrame]:
         """Events of `USERS_PER_CHUNK` users at a time, with the tastes behind each.
+
+        Args:
+            unseen: one of the unseen domains, for its users alone.
 
         Columns: user_id, item_id, domain, timestamp, and the latent columns pair, style, noun, last_theme.
         A chunk depends on the config and its own index only.
@@ -163,6 +166,8 @@ class Marketplace:
         for i, name in enumerate(c.unseen):
             groups.append((f"{name.lower()}-u", c.unseen_users, c.unseen_events_per_user, [n_seen + i]))
         for g, (prefix, users, steps, domains) in enumerate(groups):
+            if unseen is not None and domains != [n_seen + c.unseen.index(unseen)]:
+                continue
             for first in range(0, users, USERS_PER_CHUNK):
                 n = min(USERS_PER_CHUNK, users - first)
                 rng = np.random.default_rng([c.seed, 2, g, first])

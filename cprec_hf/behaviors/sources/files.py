@@ -13,8 +13,6 @@ import codecs
 import csv
 import difflib
 import gzip
-import os
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -34,6 +32,7 @@ from cprec_hf.behaviors.sources.json_lines import (
 )
 from cprec_hf.errors import InputError
 from cprec_hf.files import ran_out_of_space
+from cprec_hf.recipes import expand_environment
 
 SourceFile = Path | HubFile
 

@@ -78,13 +78,13 @@ class Cells:
             )
         return folder
 
-    def finish(self, cell: Cell, seconds: float, needs: Mapping[str, Cell]) -> None:
+    def finish(self, cell: Cell, needs: Mapping[str, Cell], seconds: float, cpu_seconds: float) -> None:
         """Say what the cell is, and give it its name."""
         about = {
             "format": CELL_FORMAT, "name": cell.name, "hash": cell.hash, "kind": cell.kind, "label": cell.label,
             "group": cell.group, "seed": cell.seed, "domain": cell.domain, "config": cell.config,
             "needs": {role: need.name for role, need in needs.items()}, "inside": cell.inside,
-            "seconds": round(seconds, 2),
+            "seconds": round(seconds, 2), "cpu_seconds": round(cpu_seconds, 2),
         }  # fmt: skip
         with atomic_file(self.partial(cell) / _ABOUT) as temporary:
             temporary.write_text(json.dumps(about, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

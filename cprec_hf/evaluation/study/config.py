@@ -194,8 +194,8 @@ def read_study(recipe: str | Path) -> StudyConfig:
         if isinstance(values.get(part), dict):
             values[part] = {name: _renamed(node) for name, node in values[part].items()}
     if isinstance(values.get("tables"), dict):
-        tables = values["tables"].items()
-        values["tables"] = {name: _table(table) if isinstance(table, str) else table for name, table in tables}
+        files = {name: find_recipe(table) for name, table in values["tables"].items() if isinstance(table, str)}
+        values["tables"] = {**values["tables"], **{name: read_yaml(file) for name, file in files.items()}}
     return from_mapping(values, StudyConfig, str(file))
 
 
@@ -204,11 +204,6 @@ def _row(name: str, values: Mapping[str, Any]) -> Row:
     method = {key: value for key, value in values.items() if key not in _ROW}
     from_mapping({**method, "name": name}, MethodConfig, f"row {name!r}")  # whether it is one, before there is a model
     return from_mapping({**own, "method": method}, Row, f"row {name!r}")
-
-
-def _table(name: str) -> Table:
-    file = find_recipe(name)
-    return from_mapping(read_yaml(file), Table, str(file))
 
 
 def _renamed(node: Any) -> Any:

@@ -1,8 +1,8 @@
 """From a study to its cells: what each is made from, and the hash that says so.
 
-A corpus is a cell, a stage is a cell for each seed (and domain), a row is a cell for each domain and seed. A cell's hash
-is of its resolved configuration, the hashes of the cells it needs, and the package's version: whatever is changed, just
-what depends on it has another hash, and rows that share a model share its cell.
+A corpus is a cell, a stage is a cell for each seed (and domain), a row is a cell for each domain and seed. A cell's
+hash is of its resolved configuration, the hashes of the cells it needs, and the package's version: whatever is changed,
+just what depends on it has another hash, and rows that share a model share its cell.
 """
 
 from __future__ import annotations
@@ -58,7 +58,12 @@ class Cell:
     @property
     def name(self) -> str:
         """Of its folder: what, where, which seed, and the first ten digits of the hash."""
-        parts = [self.kind if self.kind != "stage" else "", self.label, self.domain, self.seed is not None and f"s{self.seed}"]
+        parts = [
+            self.kind if self.kind != "stage" else "",
+            self.label,
+            self.domain,
+            self.seed is not None and f"s{self.seed}",
+        ]
         said = [re.sub(r"[^a-z0-9]+", "-", str(part).lower()).strip("-")[:40] for part in parts if part]
         return ".".join([*(part for part in said if part), self.hash[:10]])
 
@@ -184,9 +189,7 @@ class _Planner:
         keys = {**node.keys, **_stage_keys(changes.get(name, {}))}
         config, shape = (_override(recipe, keys, s) for s in (seed, None))
         seconds = changes.get(name, {}).get("seconds", node.seconds)
-        return self._add(
-            Cell("corpus", name, config, seed=seed if config != shape else None, seconds=seconds), shape
-        )
+        return self._add(Cell("corpus", name, config, seed=seed if config != shape else None, seconds=seconds), shape)
 
     def _add(self, cell: Cell, shape: Mapping[str, Any]) -> str:
         """Keep a cell; `shape` is its configuration without seed and domain."""

@@ -39,14 +39,14 @@ class Outcome:
     done: list[str]
     """Names of the cells that were finished in this run."""
     failed: dict[str, str]
-    """Name of a cell -> why it failed, or which cell it needs that did."""
+    """Name of a cell -> why it failed."""
+    blocked: dict[str, str]
+    """Name of a cell that was not begun -> the one it needs that failed or was not begun."""
     left: list[str]
     """Names of the cells that were not begun, for lack of time."""
 
 
-def run_study(
-    study: StudyConfig, plan: Plan, *, workers: int | None = None, minutes: float | None = None
-) -> Outcome:
+def run_study(study: StudyConfig, plan: Plan, *, workers: int | None = None, minutes: float | None = None) -> Outcome:
     """Do the missing cells of a plan, in its order as far as needs allow.
 
     Args:
@@ -78,6 +78,7 @@ class _Run:
     minutes: float | None
     finished: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
+    blocked: dict[str, str] = field(default_factory=dict)
 
     def go(self) -> Outcome:
         self.cells = Cells(self.study.output)
@@ -102,14 +103,14 @@ class _Run:
                 worker.pipe.close()
                 worker.process.kill() if worker.cell is not None else worker.process.join()
         left = [cell.name for cell in self.waiting.values()]
-        return Outcome(self.finished, self.failed, left)
+        return Outcome(self.finished, self.failed, self.blocked, left)
 
     def _give(self) -> None:
         """Give each idle worker the first cell that can be done now; drop those that never can."""
         for hash, cell in list(self.waiting.items()):
-            lost = [need for need in cell.needs.values() if self.plan.cells[need].name in self.failed]
+            lost = [name for need in cell.needs.values() if (name := self.plan.cells[need].name) in self._lost()]
             if lost:
-                self.failed[cell.name] = f"not begun: it needs {self.plan.cells[lost[0]].name}"
+                self.blocked[cell.name] = lost[0]
                 del self.waiting[hash]
             elif self.done.issuperset(cell.needs.values()) and self._fits(cell) and (worker := self._idle()):
                 needs = {role: self.plan.cells[need] for role, need in cell.needs.items()}
@@ -117,6 +118,9 @@ class _Run:
                 worker.pipe.send((cell, needs))
                 self.tries[hash] += 1
                 del self.waiting[hash]
+
+    def _lost(self) -> set[str]:
+        return {*self.failed, *self.blocked}
 
     def _fits(self, cell: Cell) -> bool:
         if self.minutes is None:
@@ -167,7 +171,7 @@ class _Run:
         said = f"{seconds:.0f} s" if failed is None else f"FAILED: {failed} ({self.cells.partial(cell) / LOG})"
         busy = [other.cell for other in self.pool if other.cell is not None]
         left = self.estimates.left([*self.waiting.values(), *busy], self.workers)
-        count = len(self.finished) + len(self.failed)
+        count = len(self.finished) + len(self.failed) + len(self.blocked)
         print(f"[{count}/{total}] {cell.name}  {said}{f'; about {spoken(left)} left' if left else ''}", flush=True)
 
 
@@ -183,15 +187,15 @@ def describe(study: StudyConfig, plan: Plan, workers: int) -> str:
         missing = [cell for cell in group if not cells.is_done(cell)]
         each = estimates.of(group[0])
         unknown += len(missing) if each is None else 0
-        left = "?" if each is None else spoken(each * len(missing))
+        time_left = "?" if each is None else spoken(each * len(missing))
         said = f"{each:.1f}" if each is not None else "?"
         what = label if kind == "stage" else f"{kind} {label}"
-        lines.append(f"{what[:32]:<32} {len(group):>5} {len(group) - len(missing):>5} {said:>13} {left:>9}")
+        lines.append(f"{what[:32]:<32} {len(group):>5} {len(group) - len(missing):>5} {said:>13} {time_left:>9}")
     missing = [cell for cell in plan.cells.values() if not cells.is_done(cell)]
     left = estimates.left(missing, workers)
     lines.append(
         f"{len(plan.cells)} cells, {len(plan.cells) - len(missing)} done, {len(missing)} missing: about "
-        f"{spoken(left or 0)} on {workers} workers" + (f", {unknown} cells of unknown length left out" if unknown else "")
+        f"{spoken(left)} on {workers} workers" + (f", {unknown} cells of unknown length left out" if unknown else "")
     )
     return "\n".join(lines)
 
@@ -226,7 +230,8 @@ def main(argv: Sequence[str] | None = None) -> Path:
     print(f"report in {folder}", flush=True)
     if outcome.failed:
         listed = "".join(f"\n  {name}: {why}" for name, why in outcome.failed.items())
-        raise InputError(f"{len(outcome.failed)} cells failed:{listed}")
+        blocked = f"\n{len(outcome.blocked)} that need them were not begun" if outcome.blocked else ""
+        raise InputError(f"{len(outcome.failed)} cells failed:{listed}{blocked}")
     if outcome.left:
         print(f"{len(outcome.left)} cells are left; call again", file=sys.stderr)
     return folder

@@ -25,7 +25,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cprec_hf.errors import InputError
 from cprec_hf.evaluation.study.cells import CORPUS, LOG, MODEL, PER_USER, RESULT, Cells
 from cprec_hf.evaluation.study.plan import Cell
 from cprec_hf.recipes import expand_environment, from_mapping
@@ -54,7 +53,8 @@ def work(output: str, told: Connection) -> None:
 
 def do(cells: Cells, cell: Cell, needs: Mapping[str, Cell]) -> str | None:
     """Make one cell; returns None, or in a line why it failed. All it prints goes to its log."""
-    begin, makers = time.monotonic(), {"corpus": _corpus, "stage": _stage, "evaluate": _evaluate}
+    begin, cpu = time.monotonic(), time.process_time()
+    makers = {"corpus": _corpus, "stage": _stage, "evaluate": _evaluate}
     folder = cells.begin(cell, _runnable(cells, cell, needs))
     log = os.open(folder / LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     sys.stdout.flush()
@@ -66,7 +66,7 @@ def do(cells: Cells, cell: Cell, needs: Mapping[str, Cell]) -> str | None:
         os.dup2(log, 2)
         makers[cell.kind](cells, cell, needs, folder)
     except (Exception, SystemExit) as error:
-        (traceback.print_exc if not isinstance(error, InputError) else lambda: print(error, file=sys.stderr))()
+        traceback.print_exc()
         failed = " ".join(f"{type(error).__name__}: {error}".split())
     finally:
         sys.stdout.flush()
@@ -77,7 +77,7 @@ def do(cells: Cells, cell: Cell, needs: Mapping[str, Cell]) -> str | None:
         os.close(log)
         gc.collect()
     if failed is None:
-        cells.finish(cell, time.monotonic() - begin, needs)
+        cells.finish(cell, needs, time.monotonic() - begin, time.process_time() - cpu)
     return failed
 
 
@@ -90,9 +90,9 @@ def _runnable(cells: Cells, cell: Cell, needs: Mapping[str, Cell]) -> dict[str, 
     if cell.kind == "stage":
         config = {key: value for key, value in cell.config.items() if key not in ("stage", "start")}
         config |= {"corpus": corpus, "output_dir": str(here / MODEL)}
-        start = cell.config.get("start")
-        if start is not None or "start" in needs:
-            found = cells.model(needs["start"], cell.inside) if "start" in needs else expand_environment(start, cell.label)
+        if "start" in needs or "start" in cell.config:
+            start = cell.config.get("start", "")
+            found = cells.model(needs["start"], cell.inside) if not start else expand_environment(start, cell.label)
             config["init_from" if cell.config["stage"] == "anneal" else "model_name_or_path"] = found
         return config
     config = dict(cell.config)
