@@ -4,7 +4,8 @@
     reliability(seen, weight)  # {"ece": ..., "log_loss": ..., "bins": [...]}
 
 Expected calibration error of the first choice and temperature scaling as in Guo et al., ICML 2017, with ten bins of
-equal width. A log-likelihood of titles need not be calibrated among candidates that were drawn otherwise than users choose.
+equal width. A log-likelihood of titles is no probability among candidates that are not all there is; a temperature, one
+number that orders nothing anew, may make it one.
 """
 
 from __future__ import annotations

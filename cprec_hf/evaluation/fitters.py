@@ -94,7 +94,7 @@ def _item_knn(_: MethodConfig, task: Task) -> tuple[Score, dict[str, Any]]:
 
 
 def _title_overlap(_: MethodConfig, task: Task) -> tuple[Score, dict[str, Any]]:
-    vectors = baselines.title_vectors(baselines.title_words(task.catalogue.titles))
+    vectors = baselines.title_vectors(task.title_words)
 
     def score(setting: baselines.TitleOverlap, rows: Rows) -> np.ndarray:
         return baselines.title_overlap(vectors, rows, setting)
@@ -103,10 +103,8 @@ def _title_overlap(_: MethodConfig, task: Task) -> tuple[Score, dict[str, Any]]:
 
 
 def _bm25(_: MethodConfig, task: Task) -> tuple[Score, dict[str, Any]]:
-    counts = baselines.title_words(task.catalogue.titles)
-
     def score(setting: baselines.Bm25, rows: Rows) -> np.ndarray:
-        return baselines.bm25(counts, rows, setting)
+        return baselines.bm25(task.title_words, rows, setting)
 
     return _tuned(baselines.BM25_GRID, score, task)
 

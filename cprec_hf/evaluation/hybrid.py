@@ -21,7 +21,6 @@ import numpy as np
 from scipy.optimize import minimize
 from scipy.special import logsumexp
 
-from cprec_hf.errors import InputError
 from cprec_hf.evaluation.baselines import choose
 from cprec_hf.evaluation.kept import Kept
 from cprec_hf.evaluation.rows import Rows, Score
@@ -45,22 +44,16 @@ def fit_hybrid(parts: Mapping[str, Score], rows: Rows, k: int, seed: int) -> tup
 
     Args:
         parts: the methods' scores by name.
-        rows: the validation rows.
+        rows: the validation rows, of two users or more.
         k: cut-off of the ndcg by which the penalty is chosen.
         seed: deals the users out to the folds.
 
     Returns:
         What scores rows by the weighted sum, and the record: weights by part, grid and choice.
-
-    Raises:
-        InputError: there are fewer than two users.
     """
     n_users = len(rows.user_ids)
-    if n_users < 2:
-        raise InputError("a hybrid's weights are cross-validated over users, and validation has only one")
     features, ranked = standardised(parts, rows), rows.ranked
-    target = (rows.candidates == rows.targets[:, None]).argmax(axis=1)
-    weight = 1.0 / np.bincount(rows.users)[rows.users]
+    target, weight = rows.target_places, rows.user_weights
     fold = (np.random.default_rng(seed).permutation(n_users) % min(FOLDS, n_users))[rows.users]
 
     def held_out(setting: Penalty) -> Kept:

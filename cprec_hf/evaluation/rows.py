@@ -130,6 +130,27 @@ class Rows:
         return (self.candidates == self.targets[:, None]).astype(np.float64)
 
     @property
+    def target_places(self) -> np.ndarray:
+        """Where among its candidates each row's target stands, int64 [rows]."""
+        return (self.candidates == self.targets[:, None]).argmax(axis=1)
+
+    @property
+    def user_weights(self) -> np.ndarray:
+        """How much each row counts where every user counts once: 1 / the rows of its user [rows]."""
+        return 1.0 / np.bincount(self.users)[self.users]
+
+    def candidate_lines(self, catalogue: Catalogue) -> memoryview:
+        """The candidates' item ids, row by row, each with a line break after it: what a hash of them is taken of.
+
+        Of a whole catalogue, which is the same for every row, one row.
+        """
+        codes = self.candidates[:1] if self.whole else self.candidates
+        ids = catalogue.item_ids.cast(pa.large_string()).take(pa.array(codes.ravel()))
+        lines = pc.binary_join_element_wise(ids, pa.scalar("", pa.large_string()), pa.scalar("\n", pa.large_string()))
+        ends = np.frombuffer(lines.buffers()[1], np.int64)
+        return memoryview(lines.buffers()[2])[ends[lines.offset] : ends[lines.offset + len(lines)]]
+
+    @property
     def ranked(self) -> np.ndarray:
         """Which candidates are ranked, bool [rows, candidates]: of a whole catalogue not those of the history."""
         ranked = np.ones(self.candidates.shape, dtype=bool)

@@ -12,12 +12,16 @@ from scipy import sparse
 
 from cprec_hf.corpus.load import corpus_commit, load_corpus, load_facts
 from cprec_hf.errors import InputError
+from cprec_hf.evaluation.baselines import title_words
 from cprec_hf.evaluation.config import MODELS, NEED_A_SET, ORACLES, EvaluateConfig
+from cprec_hf.evaluation.groups import Grouping, groupings
 from cprec_hf.evaluation.models import check_model
 from cprec_hf.evaluation.rows import Catalogue, Rows, Score, training_interactions
 
 if TYPE_CHECKING:
     from cprec_hf.behaviors.marketplace_oracle import MarketplaceOracle
+
+_MOST_KEPT = 8 << 30  # bytes of hybrids' parts
 
 
 @dataclass(frozen=True)
@@ -28,7 +32,9 @@ class Task:
     facts: dict[str, Any]
     """The corpus' `cprec-corpus.json`."""
     splits: dict[str, pa.Table]
-    """train, validation and test of the domain's fine-tuning config."""
+    """train, validation and test of the domain's fine-tuning config; of train the rows of `train_share`'s users."""
+    all_train: pa.Table
+    """The split train with all its users: what popularity is counted on where it describes, not predicts."""
     catalogue: Catalogue
     column: str | None
     """With the candidates; None for the whole catalogue."""
@@ -43,7 +49,8 @@ class Task:
 
         Raises:
             InputError: no such corpus, domain, split or model; fewer than two users; a k larger than the candidate
-                sets; a model without whole weights or some of the items; an oracle without its marketplace or users.
+                sets; a model without whole weights or some of the items; an oracle without its marketplace or users;
+                hybrids whose parts' scores would not fit into memory, or without two validation users.
         """
         config = replace(config, corpus_revision=corpus_commit(config.corpus, config.corpus_revision))
         facts = load_facts(config.corpus, config.corpus_revision)
@@ -74,13 +81,20 @@ class Task:
         rows = _rows(splits, config.split, catalogue, config.corpus, column)
         if column is None and max(config.k) > len(catalogue):
             raise InputError(f"`k` goes to {max(config.k)} and {config.domain!r} has {len(catalogue)} items; lower it")
-        task = cls(config, facts, splits, catalogue, column, rows)
+        all_train = _table(splits, "train", config.corpus)
+        if config.train_share is not None:
+            from cprec_hf.training.subset import few_users
+
+            splits["train"] = few_users(all_train, config.train_share, config.subset_seed)
+        task = cls(config, facts, splits, all_train, catalogue, column, rows)
         if len(task.rows.user_ids) < 2:
             raise InputError(
                 f"{config.corpus}, {config.split}: intervals over users need at least two of them, and there is one"
             )
         if any(method.kind in ORACLES for method in config.methods):
             _ = task.oracle
+        if config.parts:
+            _check_hybrids(task)
         ranked = np.arange(len(catalogue)) if column is None else task.rows.candidates
         wanted = np.union1d(ranked, task.rows.histories.values)
         for method in config.methods:
@@ -117,15 +131,43 @@ class Task:
     @cached_property
     def train(self) -> sparse.csr_array:
         """Who did what before the cut, 0/1 [training users, items]."""
-        return training_interactions(self._split("train"), self.catalogue, f"{self.config.corpus}, train")
+        return training_interactions(self.splits["train"], self.catalogue, f"{self.config.corpus}, train")
+
+    @cached_property
+    def popularity(self) -> np.ndarray:
+        """How many training users had each item, `train_share` or not [items]."""
+        everyone = training_interactions(self.all_train, self.catalogue, f"{self.config.corpus}, train")
+        return np.asarray(everyone.sum(axis=0)).ravel()
+
+    @cached_property
+    def title_words(self) -> sparse.csr_array:
+        """How often each title has each word [items, words]."""
+        return title_words(self.catalogue.titles)
+
+    @cached_property
+    def groupings(self) -> list[Grouping]:
+        """The groups whose figures are taken apart."""
+        return groupings(self.rows, self.popularity)
 
     @cached_property
     def validation(self) -> Rows:
         """The rows baselines choose their settings on."""
         return _rows(self.splits, "validation", self.catalogue, self.config.corpus, self.column)
 
-    def _split(self, name: str) -> pa.Table:
-        return _table(self.splits, name, self.config.corpus)
+
+def _check_hybrids(task: Task) -> None:
+    """Raise `InputError` if the parts' scores would take too much memory, or there are too few users to fit on."""
+    splits = [task.rows, task.validation] if task.config.split != "validation" else [task.rows]
+    if len(task.validation.user_ids) < 2:
+        raise InputError("a hybrid's weights are cross-validated over users, and validation has only one")
+    # Kept once, and standardised and parted into folds while weights are fitted.
+    needed = 3 * 8 * len(task.config.parts) * sum(rows.candidates.size for rows in splits)
+    if needed > _MOST_KEPT:
+        raise InputError(
+            f"a hybrid of {len(task.config.parts)} parts would hold {needed / 2**30:.0f} GiB of scores of "
+            f"{task.rows.candidates.shape[1]:,} candidates a row, and {_MOST_KEPT / 2**30:.0f} are allowed; "
+            "evaluate on a frozen set of candidates"
+        )
 
 
 def _table(splits: dict[str, pa.Table], name: str, corpus: str) -> pa.Table:
