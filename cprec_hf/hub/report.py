@@ -186,5 +186,7 @@ def _method(method: Mapping[str, Any]) -> str:
         parts.append("a ceiling: it knows the simulated marketplace's parameters")
     if "chosen" in method:
         chosen = ", ".join(f"{key} {value}" for key, value in method["chosen"].items())
-        parts.append(escape(f"{chosen} ({method['by']} {method['validation']:.3f}, best of {method['grid']} settings)"))
+        parts.append(
+            escape(f"{chosen} ({method['by']} {method['validation']:.3f}, best of {len(method['grid'])} settings)")
+        )
     return "; ".join(parts) + "."
