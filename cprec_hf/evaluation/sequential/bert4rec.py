@@ -54,9 +54,7 @@ class Bert4rec(SequenceModel):
         self.items = nn.Embedding(n_rows + 1, width)
         self.positions = nn.Embedding(self.window, width)
         self.norm, self.dropout = nn.LayerNorm(width), nn.Dropout(settings.dropout)
-        block = nn.TransformerEncoderLayer(
-            width, settings.heads, 4 * width, settings.dropout, "gelu", batch_first=True
-        )
+        block = nn.TransformerEncoderLayer(width, settings.heads, 4 * width, settings.dropout, "gelu", batch_first=True)
         self.blocks = nn.TransformerEncoder(block, settings.blocks, enable_nested_tensor=False)
         self.head = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.LayerNorm(width))
         self.bias = nn.Parameter(torch.zeros(n_rows))

@@ -33,8 +33,8 @@ SASREC_GRID = [SasrecSettings(dropout=dropout) for dropout in (0.2, 0.5)]
 class Sasrec(NextItemModel):
     """Item and position embeddings, blocks of attention to the past and of a feed-forward layer, a last layer norm.
 
-    Blocks are torch's, normed before each part as in the paper, with GELU and four times the width inside. Positions are
-    counted from the end of the row, as in the paper, which pads on the left.
+    Blocks are torch's, normed before each part as in the paper, with GELU and four times the width inside. Positions
+    are counted from the end of the row, as in the paper, which pads on the left.
 
     Args:
         n_rows: rows of the item table.
@@ -64,5 +64,5 @@ class Sasrec(NextItemModel):
 
 
 def positions_from_the_end(lengths: torch.Tensor, columns: int, size: int) -> torch.Tensor:
-    """The position of each cell, int64 [rows, columns]: `size` - 1 for each row's last item, one less for each before."""
+    """The position of each cell, int64 [rows, columns]: `size` - 1 for a row's last item, one less for each before."""
     return (size - lengths[:, None] + torch.arange(columns, device=lengths.device)).clamp(max=size - 1)

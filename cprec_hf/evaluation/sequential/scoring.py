@@ -6,8 +6,9 @@ import numpy as np
 import torch
 
 from cprec_hf.evaluation.rows import Rows
+from cprec_hf.evaluation.sequential.batches import padded
 from cprec_hf.evaluation.sequential.model import SequenceModel
-from cprec_hf.evaluation.sequential.sequences import Vocabulary, padded
+from cprec_hf.evaluation.sequential.sequences import Vocabulary
 
 _BATCH = 256  # rows read at once
 

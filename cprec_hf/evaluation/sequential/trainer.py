@@ -13,8 +13,8 @@ from torch.utils.checkpoint import checkpoint
 from tqdm import tqdm
 
 from cprec_hf.corpus.ragged import Ragged
+from cprec_hf.evaluation.sequential.batches import batches
 from cprec_hf.evaluation.sequential.model import SequenceModel
-from cprec_hf.evaluation.sequential.sequences import batches
 
 _LOGITS = 1 << 26  # held at once: 256 MB
 
