@@ -11,7 +11,7 @@ import numpy as np
 from cprec_hf.evaluation.config import MethodConfig
 from cprec_hf.evaluation.fitters import FITTERS
 from cprec_hf.evaluation.models import answers_of_model
-from cprec_hf.evaluation.rows import Rows, Score
+from cprec_hf.evaluation.rows import METRICS, Rows, Score
 from cprec_hf.evaluation.task import Task
 from cprec_hf.metrics.candidate_match.candidate_match import candidate_match
 from cprec_hf.metrics.ranking_at_k.ranking_at_k import ranking_at_k
@@ -50,7 +50,7 @@ def measure_method(method: MethodConfig, task: Task) -> Measured:
     stranger = np.where(matched["valid"] > 0, -1.0, 1.0)
     scores = np.column_stack([answers.named, stranger])
     relevance = np.column_stack([rows.relevance, np.zeros(len(rows))])
-    return Measured(ranking_at_k(scores, relevance, ks), matched, record)
+    return Measured(ranking_at_k(scores, relevance, ks, METRICS), matched, record)
 
 
 def fit_method(method: MethodConfig, task: Task) -> tuple[Score, dict[str, Any]]:

@@ -3,7 +3,7 @@
     cprec evaluate --config recipes/tiny/evaluate.yaml
 
 Metrics are taken per row with ties in expectation (`metrics/ranking_at_k`), averaged within each user, then over users.
-Intervals and p-values come from resampling users, the same ones for every method (`significance`).
+Intervals and p-values come from resampling users, the same ones for every method (`metrics/paired_significance`).
 """
 
 from __future__ import annotations
@@ -22,14 +22,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cprec_hf.command import run_as_command
+from cprec_hf.errors import InputError
 from cprec_hf.evaluation.config import MODELS, EvaluateConfig, MethodConfig
 from cprec_hf.evaluation.matches import summarise_matches
 from cprec_hf.evaluation.methods import Task, measure_method
 from cprec_hf.evaluation.report import write_report
-from cprec_hf.evaluation.significance import RESAMPLES, bootstrap_means, compare, estimate
 from cprec_hf.files import atomic_folder, require_free_space
 from cprec_hf.hub.markdown import one_line
 from cprec_hf.hub.report import console_table
+from cprec_hf.metrics.paired_significance.paired_significance import RESAMPLES, bootstrap_means, compare, estimate
 from cprec_hf.quiet import without_datasets_bars
 from cprec_hf.recipes import read_recipe
 
@@ -55,6 +56,8 @@ def run_evaluation(config: EvaluateConfig, *, overwrite: bool = False) -> Path:
     with atomic_folder(config.output, overwrite=overwrite) as folder, without_datasets_bars():
         curves = [Curve.read(stage) for stage in config.curves]
         task = Task.load(config)
+        if len(task.rows.user_ids) < 2:
+            raise InputError(f"{config.corpus}: {config.domain} has one user in {config.split}; significance needs two")
         require_free_space(
             config.output, 16 * len(task.rows.user_ids) * len(config.methods) * len(config.k) * 4 + 10**7
         )

@@ -17,6 +17,8 @@ from cprec_hf.corpus.ragged import Ragged
 from cprec_hf.errors import InputError
 from cprec_hf.metrics.ranking_at_k.ranking_at_k import ranking_at_k
 
+METRICS = ("hr", "ndcg", "mrr", "recall")
+"""Of `ranking_at_k`; with one target a row, its precision is hr / k and its map is mrr."""
 _CELLS = 1 << 24  # scores held at once: 128 MB
 
 
@@ -149,7 +151,7 @@ class Rows:
             if rows.whole:
                 scores = np.array(scores, dtype=np.float64)
                 scores[np.repeat(np.arange(len(rows)), rows.histories.lengths), rows.histories.values] = -np.inf
-            found.append(ranking_at_k(scores, rows.relevance, ks))
+            found.append(ranking_at_k(scores, rows.relevance, ks, METRICS))
         return {name: np.concatenate([part[name] for part in found]) for name in found[0]}
 
     def history_matrix(self, n_items: int, last: int) -> sparse.csr_array:

@@ -18,10 +18,10 @@ from cprec_hf.errors import InputError
 from cprec_hf.evaluation.config import EvaluateConfig, MethodConfig
 from cprec_hf.evaluation.matches import summarise_matches
 from cprec_hf.evaluation.protocol import run_evaluation
-from cprec_hf.evaluation.significance import bootstrap_means
 from cprec_hf.hub.eval_results import results_of
 from cprec_hf.hub.kinds import _method_of
 from cprec_hf.hub.results_card import render_results_card
+from cprec_hf.metrics.paired_significance.paired_significance import bootstrap_means
 
 KS = [1, 3, 5]
 
