@@ -35,7 +35,8 @@ def fill(study, plan, skip=()):
         values = np.array(VALUES[place.row][place.seed], dtype=np.float64)
         table = {"user_id": [f"u{i}" for i in range(4)], "rows": [1] * 4, "hr@1": values, "ndcg@10": values / 2}
         pq.write_table(pa.table(table), folder / "per_user.parquet")
-        result = {"corpus": {"content_sha256": f"world {place.seed}"}, "users": 4, "method": {}, "record": {}}
+        result = {"corpus": {"content_sha256": f"world {place.seed}"}, "users": 4, "candidates": 9, "metrics": {}}
+        result |= {"method": {"kind": place.row, "model": cell.name}, "record": {}}
         (folder / "result.json").write_text(json.dumps(result))
         cells.finish(cell, {}, 1.0, 1.0)
     return cells
@@ -109,6 +110,14 @@ def test_the_best_of_a_column_is_bold_and_oracles_are_not(results):
     tex = tables_tex(results)
     assert r"CPT \textbar{} SFT & \textbf{0.625}" in tex and "Bayes oracle & 0.875" in tex
     assert "0.625 $\\pm$ 0.177" in tex
+
+
+def test_models_are_evaluations_of_one_model_each_and_seed(results):
+    models = results["models"]
+    assert [(m["methods"][0]["name"], m["domain"], m["study_seed"]) for m in models] == [
+        (row, domain, seed) for seed in (1, 2) for row in ("CPT | SFT", "SFT only") for domain in ("Music", "Cartoons")
+    ]
+    assert len({m["methods"][0]["model"] for m in models}) == 8
 
 
 def test_missing_everything_is_a_report_too(write_study, tmp_path: Path):
