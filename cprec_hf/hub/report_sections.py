@@ -105,10 +105,10 @@ def _beyond(results: Mapping[str, Any]) -> list[str]:
         rows.append([*row, *([] if whole else [_position(method.get("position"))])])
     lines = [table(columns, rows), ""]
     lines.append(
-        f"Of the {k} best of each row's {'items' if whole else 'candidates'}. Coverage: the share of all items shown to "
-        "anybody; Gini: 0 if all are shown equally often, 1 if one alone is; novelty: self-information of the items among the training users; popularity lift: how much "
-        "more popular than the histories' items, as a share; diversity: 1 - cosine of the titles' words, of all pairs "
-        f"of the first {wide}."
+        f"Of the {k} best of each row's {'items' if whole else 'candidates'}. Coverage: the share of all items shown "
+        "to anybody; Gini: 0 if all are shown equally often, 1 if one alone is; novelty: self-information of the items "
+        "among the training users; popularity lift: how much more popular than the histories' items, as a share; "
+        f"diversity: 1 - cosine of the titles' words, of all pairs of the first {wide}."
     )
     if not whole:
         lines.append(
