@@ -81,7 +81,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--titles", metavar="PARQUET", help="real titles instead")
     parser.add_argument("--domain", help="of the real titles; by default all")
     parser.add_argument("--history", type=int, default=240, help="tokens of a history")
-    parser.add_argument("--users", type=int, default=8, help="who get a top 10")
+    parser.add_argument("--users", type=int, default=21, help="who get a top 10; 21 is what the search reads at once")
     parser.add_argument("--exact-users", type=int, default=2, help="for whom every title is scored both ways")
     parser.add_argument("--steps", type=int, default=400, help="of training, 2,048 tokens each")
     parser.add_argument("--max-nodes", type=int, default=MAX_NODES)

@@ -16,6 +16,11 @@ Kind = Literal[
     "bm25",
     "popularity",
     "repeat",
+    "embedding",
+    "gru4rec",
+    "sasrec",
+    "bert4rec",
+    "sasrec_llm",
     "hybrid",
     "random",
     "candidate_memoriser",
@@ -23,6 +28,8 @@ Kind = Literal[
     "bayes_oracle",
 ]
 MODELS = ("model", "generate", "pointwise")
+EMBEDDED = ("embedding", "sasrec_llm")
+"""Kinds that take a language model's embeddings of the titles; any `model` will do, encoders too."""
 NEED_A_SET = ("generate", "pointwise", "candidate_memoriser")
 """Kinds that mean something only for a frozen set: answers are looked up in it, asked about, or it is looked up."""
 ORACLES = ("latent_oracle", "bayes_oracle")
@@ -42,9 +49,10 @@ class MethodConfig:
     """`model`, `generate` (a model whose written answers are looked up), `pointwise` (a model that is asked about each
     candidate, yes against no), a baseline, or a ceiling of a marketplace."""
     model: str | None = None
-    """kinds model, generate and pointwise: repo or folder of a model of ours, or a plain language model, zero-shot."""
+    """kinds model, generate and pointwise: repo or folder of a model of ours, or a plain language model, zero-shot;
+    kinds embedding and sasrec_llm: of any language model or encoder, which reads the titles."""
     revision: str | None = None
-    """kinds model, generate and pointwise: branch, tag or commit of the repo."""
+    """kinds that take a model: branch, tag or commit of the repo."""
     score: Literal["sum", "mean", "pmi", "validation"] = "sum"
     """kind model: how token log-probabilities make a title's score; see `Recommender.rank`. `validation`: the one of
     the three with the best ndcg at the last cut-off on the validation rows, chosen before the test rows are scored."""
@@ -56,12 +64,14 @@ class MethodConfig:
         if (self.kind == "hybrid") != bool(self.parts) or len(self.parts) == 1:
             wanted = "give `parts`, the names of two methods or more" if self.kind == "hybrid" else "takes no `parts`"
             raise InputError(f"method {self.name!r} is of kind {self.kind}: {wanted}")
-        if self.kind in MODELS and not self.model:
+        if self.kind in (*MODELS, *EMBEDDED) and not self.model:
             raise InputError(f"method {self.name!r} is of kind {self.kind}; give `model`, a folder or repo id")
-        if self.kind not in MODELS and (self.model or self.revision or self.score != "sum"):
+        if self.kind not in (*MODELS, *EMBEDDED) and (self.model or self.revision or self.score != "sum"):
             raise InputError(
                 f"method {self.name!r} is of kind {self.kind}, which takes no `model`, `revision` or `score`"
             )
+        if self.kind in EMBEDDED and self.score != "sum":
+            raise InputError(f"method {self.name!r} is of kind {self.kind}, which takes no `score`: it has its own")
         if self.kind in ("generate", "pointwise") and self.score != "sum":
             raise InputError(f"method {self.name!r} is of kind {self.kind}, which takes no `score`: answers have none")
 

@@ -109,6 +109,18 @@ def _bm25(_: MethodConfig, task: Task) -> tuple[Score, dict[str, Any]]:
     return _tuned(baselines.BM25_GRID, score, task)
 
 
+def _embedding(method: MethodConfig, task: Task) -> tuple[Score, dict[str, Any]]:
+    from cprec_hf.evaluation.title_cosine import fit_title_cosine
+
+    return fit_title_cosine(method, task)
+
+
+def _sequential(method: MethodConfig, task: Task) -> tuple[Score, dict[str, Any]]:
+    from cprec_hf.evaluation.sequential.fit import fit_sequential
+
+    return fit_sequential(method, task)
+
+
 def _candidate_memoriser(_: MethodConfig, task: Task) -> tuple[Score, dict[str, Any]]:
     """The lookup from candidate set to target, learnt on train, validation and test rows but those that are scored."""
     column, width = task.column, task.rows.candidates.shape[1]
@@ -146,6 +158,11 @@ FITTERS: Mapping[Kind, Fitter] = {
     "bm25": _bm25,
     "popularity": _popularity,
     "repeat": _repeat,
+    "embedding": _embedding,
+    "gru4rec": _sequential,
+    "sasrec": _sequential,
+    "bert4rec": _sequential,
+    "sasrec_llm": _sequential,
     "random": _random,
     "hybrid": _hybrid,
     "candidate_memoriser": _candidate_memoriser,

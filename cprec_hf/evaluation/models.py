@@ -58,6 +58,21 @@ def check_model(method: MethodConfig, config: EvaluateConfig, wanted: pa.Array) 
         raise InputError(f"method {method.name!r}: {error}") from None
 
 
+def check_embedder(method: MethodConfig) -> None:
+    """Check that a language model or encoder is there, whole; of a repo, this downloads it.
+
+    Raises:
+        InputError: it is not; the message names the method.
+    """
+    from cprec_hf.ranking.loading import check_weights
+
+    assert method.model is not None
+    try:
+        check_weights(method.model, method.revision)
+    except InputError as error:
+        raise InputError(f"method {method.name!r}: {error}") from None
+
+
 @dataclass(frozen=True)
 class TitleScore:
     """The setting that `score: validation` chooses."""

@@ -11,12 +11,14 @@ import pyarrow as pa
 from scipy import sparse
 
 from cprec_hf.corpus.load import corpus_commit, load_corpus, load_facts
+from cprec_hf.corpus.ragged import Ragged
 from cprec_hf.errors import InputError
 from cprec_hf.evaluation.baselines import title_words
-from cprec_hf.evaluation.config import MODELS, NEED_A_SET, ORACLES, EvaluateConfig
+from cprec_hf.evaluation.config import EMBEDDED, MODELS, NEED_A_SET, ORACLES, EvaluateConfig
 from cprec_hf.evaluation.groups import Grouping, groupings
-from cprec_hf.evaluation.models import check_model
+from cprec_hf.evaluation.models import check_embedder, check_model
 from cprec_hf.evaluation.rows import Catalogue, Rows, Score, training_interactions
+from cprec_hf.evaluation.sequential.sequences import training_sequences
 
 if TYPE_CHECKING:
     from cprec_hf.behaviors.marketplace_oracle import MarketplaceOracle
@@ -98,6 +100,8 @@ class Task:
         ranked = np.arange(len(catalogue)) if column is None else task.rows.candidates
         wanted = np.union1d(ranked, task.rows.histories.values)
         for method in config.methods:
+            if method.kind in EMBEDDED:
+                check_embedder(method)
             if method.kind in MODELS:
                 check_model(method, config, catalogue.item_ids.take(pa.array(wanted)))
         return task
@@ -148,6 +152,12 @@ class Task:
     def groupings(self) -> list[Grouping]:
         """The groups whose figures are taken apart."""
         return groupings(self.rows, self.popularity)
+
+    @cached_property
+    def sequences(self) -> Ragged:
+        """Each training user's items before the cut, every event once, oldest first [training users][any]."""
+        every = self.facts.get("recipe", {}).get("train_targets") == "every"
+        return training_sequences(self.splits["train"], self.catalogue, f"{self.config.corpus}, train", every=every)
 
     @cached_property
     def validation(self) -> Rows:
