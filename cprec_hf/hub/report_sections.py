@@ -32,7 +32,7 @@ def _section(title: str, body: Sequence[str]) -> list[str]:
 
 def _settings(results: Mapping[str, Any]) -> list[str]:
     """A row for each method that chose its settings: the declared grid, the choice, and what others were worth."""
-    tuned = [method for method in results["methods"] if "chosen" in method]
+    tuned = [method for method in results["methods"] if isinstance(method.get("grid"), list)]
     rows = [
         [m["name"], _setting(m["chosen"]), f"{m['validation']:.3f}", _grid(m["grid"]), len(m["grid"]),
          f"{min(tried['validation'] for tried in m['grid']):.3f}"]
@@ -146,8 +146,8 @@ def _calibration(results: Mapping[str, Any]) -> list[str]:
         "",
         "The softmax of a row's scores taken as probabilities of its candidates. Error: the expected calibration error "
         "of the first choice, ten bins; log loss in nats (equal chances: "
-        f"{log(results['candidates']):.3f}); temperature: what the scores are divided by, fitted on validation rows "
-        "where a method's scores of those were needed anyway (`score: validation`, hybrids and their parts).",
+        f"{log(results['candidates']):.3f}); temperature: what the scores are divided by, fitted on validation rows, "
+        "of a model only where its scores of those were needed anyway (`score: validation`, parts of hybrids).",
         "",
         Safe(f"![{caption}](reliability.png)"),
         "",
