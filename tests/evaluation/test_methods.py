@@ -15,13 +15,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from cprec_hf.corpus.record import ModelRecord
-from cprec_hf.evaluation.config import EvaluateConfig, Kind, MethodConfig
+from cprec_hf.evaluation.config import EMBEDDED, MODELS, EvaluateConfig, Kind, MethodConfig
 from cprec_hf.evaluation.fitters import FITTERS
 from cprec_hf.evaluation.methods import Task, fit_method, measure_method
 from cprec_hf.evaluation.protocol import run_evaluation
+from cprec_hf.evaluation.sequential.trainer import Schedule
 from cprec_hf.training.subset import few_users
-
-EXTRA = ("model", "generate", "pointwise", "hybrid")
 
 
 @pytest.fixture(scope="module")
@@ -67,22 +66,30 @@ def ids_of(corpus: Path, split: str) -> list[list[str]]:
     return [row["candidates"] for row in pq.read_table(corpus / "sft-music" / f"{split}.parquet").to_pylist()]
 
 
-def test_all_methods_rank_the_same_candidates(corpus: Path, tmp_path: Path, model: Path) -> None:
-    kinds = [kind for kind in get_args(Kind) if kind not in EXTRA]
-    methods = [MethodConfig(kind, kind) for kind in kinds]
-    methods += [MethodConfig(kind, kind, str(model)) for kind in ("model", "generate", "pointwise")]
-    methods += [MethodConfig("hybrid", "hybrid", parts=["popularity", "model"])]
+def test_all_methods_rank_the_same_candidates(
+    corpus: Path, tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from cprec_hf.evaluation.sequential import fit
+
+    short = {kind: dataclasses.replace(one, grid=one.grid[:1], schedule=Schedule(max_epochs=1))
+             for kind, one in fit._KINDS.items()}  # fmt: skip
+    monkeypatch.setattr(fit, "_KINDS", short)
+    kinds = get_args(Kind)
+    models = dict.fromkeys([*MODELS, *EMBEDDED], str(model))
+    parts = {"hybrid": ["popularity", "model"]}
+    methods = [MethodConfig(kind, kind, models.get(kind), parts=parts.get(kind, [])) for kind in kinds]
     results = json.loads((run_evaluation(config(corpus, tmp_path / "out", methods)) / "results.json").read_text())
     lines = "".join(item + "\n" for row in ids_of(corpus, "test") for item in row)
     expected = hashlib.sha256(lines.encode()).hexdigest()
-    assert {m["name"]: m["candidates_sha256"] for m in results["methods"]} == dict.fromkeys([*kinds, *EXTRA], expected)
-    task = Task.load(dataclasses.replace(config(corpus, tmp_path, methods[:2]), split="validation"))
-    assert measure_method(methods[0], task).record["candidates_sha256"] != expected
+    assert {m["name"]: m["candidates_sha256"] for m in results["methods"]} == dict.fromkeys(kinds, expected)
+    random = MethodConfig("random", "random")
+    task = Task.load(dataclasses.replace(config(corpus, tmp_path, [random]), split="validation"))
+    assert measure_method(random, task).record["candidates_sha256"] != expected
     whole = Task.load(
         dataclasses.replace(config(corpus, tmp_path, [MethodConfig("random", "random")]), candidates="all")
     )
     every = "".join(item + "\n" for item in whole.catalogue.item_ids.to_pylist())
-    found = measure_method(whole.config.methods[0], whole).record["candidates_sha256"]
+    found = measure_method(random, whole).record["candidates_sha256"]
     assert found == hashlib.sha256(every.encode()).hexdigest()
 
 
