@@ -165,7 +165,9 @@ def test_bert4rec_is_bert_with_its_weights() -> None:
 def test_gru4rec_is_the_recurrence_step_by_step() -> None:
     model = make("gru4rec").eval()
     found = model(IDS, LENGTHS).detach().numpy()
-    w, u, b, c = (getattr(model.gru, f"{n}_l0").detach().numpy() for n in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"))
+    w, u, b, c = (
+        getattr(model.gru, f"{n}_l0").detach().numpy() for n in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+    )
     x = model.items(IDS).detach().numpy()[0]
     h = np.zeros(12)
     for step, given in enumerate(x):
