@@ -186,9 +186,9 @@ def set_attention(model: Any, asked: str | None, training: Any, trunks: Sequence
     if not (choose_method(model, depth) == "mask" if partial else read_apart(model, form, depth, width)):
         raise InputError(
             f"{type(model).__name__} with `attn_implementation: {used}` does not read branches of a history as it "
-            f"reads each alone ({depth} tokens deep, {width} side by side): recurrent layers, position biases or tables, or "
-            "attention with rules of its own. Try `attn_implementation: eager`; else use `preference`, which reads one "
-            "sequence a row"
+            f"reads each alone ({depth} tokens deep, {width} side by side): recurrent layers, position biases or "
+            "tables, or attention with rules of its own. Try `attn_implementation: eager`; else use `preference`, "
+            "which reads one sequence a row"
         )
     return form
 

@@ -50,6 +50,7 @@ class _Validating(Trainer):
     """The exact mean losses of validation rows, to be mixed in before TRL's trainer."""
 
     eval_batches: ListwiseBatches | None
+    model: Any
 
     def evaluation_loop(
         self,
@@ -103,7 +104,7 @@ class ListwiseTrainer(RunningTrainer, _Validating, trl.SFTTrainer):
         InputError: the loss head cannot run here, or the disk is too small for what the run will save.
     """
 
-    loss_is_scaled_for_ga = True  # a share of the step's sums, over all devices and accumulated batches
+    loss_is_scaled_for_ga: Any = True  # a share of the step's sums, over all devices and accumulated batches
 
     def __init__(
         self,
@@ -143,6 +144,7 @@ class ListwiseTrainer(RunningTrainer, _Validating, trl.SFTTrainer):
         )
         self.remove_callback(PrinterCallback)
         self.train_dataset, self.data_collator = Numbers(len(batches.trunks)), batches
+        self.eval_dataset = Numbers(len(eval_batches.trunks)) if eval_batches else None
         inner = unwrapped(self.model)
         plain = not is_deepspeed_zero3_enabled() and has_plain_head(inner)
         head = choose_token_head(options.loss_head, args.device, plain)
@@ -161,7 +163,7 @@ class ListwiseTrainer(RunningTrainer, _Validating, trl.SFTTrainer):
         """Lists and tokens of all batches of a step, on all devices, float64 [2]."""
         counts = [[len(batch["lists"]) for batch in batch_samples], [len(batch["trunks"]) for batch in batch_samples]]
         totals = torch.tensor([sum(c) for c in counts], dtype=torch.float64, device=device)
-        return self.accelerator.reduce(totals, "sum")  # type: ignore[no-any-return]
+        return self.accelerator.reduce(totals, "sum")
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -225,9 +227,12 @@ class ListwiseTrainer(RunningTrainer, _Validating, trl.SFTTrainer):
 
     @contextmanager
     def _as_it_began(self, model: Any) -> Iterator[Any]:
-        """The start: the frozen copy, or the base below the adapter."""
+        """The start, without dropout: the frozen copy, or the base below the adapter."""
         if self.reference is not None:
             yield self.reference
-        else:
-            with self.accelerator.unwrap_model(model).disable_adapter():
-                yield model
+            return
+        training = model.training
+        model.eval()
+        with self.accelerator.unwrap_model(model).disable_adapter():
+            yield model
+        model.train(training)
