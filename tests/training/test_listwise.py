@@ -229,7 +229,14 @@ def test_an_adapters_reference_is_its_base(flags, base_model, monkeypatch):
     from peft import AutoPeftModelForCausalLM
 
     options = {"negatives": 2, "reference": "true", "beta": 0.5}
-    lora = {"use_peft": "true", "lora_r": 4, "lora_dropout": 0.0, "learning_rate": 0.05, "max_steps": 3, "save_steps": 1}
+    lora = {
+        "use_peft": "true",
+        "lora_r": 4,
+        "lora_dropout": 0.0,
+        "learning_rate": 0.05,
+        "max_steps": 3,
+        "save_steps": 1,
+    }
     batches = caught(flags, monkeypatch, **WHOLE, **options).data_collator
     out = listwise.main(flags("lora", **WHOLE, **lora, **options))
     lines = log_lines(out)
