@@ -36,6 +36,8 @@ def _run(arguments: list[str]) -> int:
         return _stage("anneal", rest)
     if verb == ["evaluate"]:
         return _main_of("cprec_hf.evaluation.protocol", rest)
+    if verb == ["study"]:
+        return _main_of("cprec_hf.evaluation.study.run", rest)
     if verb == ["predict"]:
         return _main_of("cprec_hf.ranking.predict", rest)
     if not arguments:
@@ -116,6 +118,12 @@ def _parser() -> argparse.ArgumentParser:
         "evaluate",
         "rank held-out targets, with baselines and significance",
         "cprec evaluate --config recipes/tiny/evaluate.yaml",
+    )
+    _verb(
+        verbs,
+        "study",
+        "methods x domains x seeds x ablations, as cells that resume, and the tables",
+        "cprec study --config recipes/study-tiny.yaml --quick",
     )
     _verb(
         verbs,

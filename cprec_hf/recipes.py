@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import os
+import re
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -37,6 +39,14 @@ def find_recipe(name: str) -> Path:
         return inside
     known = sorted(str(p.relative_to(shipped("recipes"))) for p in shipped("recipes").rglob("*.yaml"))
     raise InputError(f"no recipe {name}: no such file here, and the shipped ones are {', '.join(known)}")
+
+
+def expand_environment(path: str, where: str) -> str:
+    """A path with each `${NAME}` replaced by that environment variable; raises `InputError` if it is not set."""
+    for name in re.findall(r"\$\{(\w+)\}", path):
+        if name not in os.environ:
+            raise InputError(f"{where}: the environment variable {name} in {path} is not set; set it to what it names")
+    return re.sub(r"\$\{(\w+)\}", lambda match: os.environ[match[1]], path)
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:

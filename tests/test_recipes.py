@@ -30,6 +30,10 @@ def test_recipe(path: Path, monkeypatch):
         from cprec_hf.evaluation.config import EvaluateConfig
 
         assert read_recipe(path, EvaluateConfig).methods
+    elif path.stem.startswith("table"):
+        from cprec_hf.evaluation.study.config import Table
+
+        assert read_recipe(path, Table).methods
     elif path.stem == "predict":
         from cprec_hf.ranking.predict import PredictConfig
 
@@ -49,6 +53,21 @@ def test_recipe(path: Path, monkeypatch):
         stage, training, _, _ = a.parse_stage(kind, cls[kind], ["--config", str(path)], config)
         assert training.output_dir == read_yaml(path)["output_dir"]
         assert stage.corpus == read_yaml(path)["corpus"]
+
+
+@pytest.mark.parametrize("path", sorted(shipped("recipes").glob("*.yaml")), ids=lambda path: path.name)
+def test_study(path: Path, monkeypatch):
+    """A study's plan stands, with every table, and `--quick` is part of it."""
+    from cprec_hf.evaluation.study.config import read_study
+    from cprec_hf.evaluation.study.plan import make_plan
+
+    lines = path.read_text(encoding="utf-8").splitlines()
+    assert len(lines) <= 40
+    assert lines[0].startswith("# ") and not lines[1].startswith("#")
+    study = read_study(path)
+    plan = make_plan(study)
+    assert {place.table for place in plan.places} == {*study.tables}
+    assert make_plan(study, quick=True).cells.keys() <= plan.cells.keys()
 
 
 def test_the_stages_of_a_recipe_folder_hand_on_to_each_other():

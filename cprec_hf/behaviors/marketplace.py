@@ -54,6 +54,8 @@ class MarketplaceConfig:
     novelty: float = 0.5
     drift: float = 0.03
     """Probability per event that a taste is drawn anew, for each taste by itself."""
+    second_platform: list[str] = field(default_factory=list)
+    """Domains of another platform: their titles have another form and other words (`marketplace_words`)."""
     categories: bool = False
     """Whether items say their noun as their category too."""
 
@@ -62,6 +64,8 @@ class MarketplaceConfig:
         names = [*self.domains, *self.unseen]
         if unknown := [name for name in names if name not in words.NOUNS]:
             raise InputError(f"the marketplace has no domain {unknown[0]!r}; choose among {', '.join(words.NOUNS)}")
+        if strange := [name for name in self.second_platform if name not in names]:
+            raise InputError(f"`second_platform` names {strange[0]!r}, which is no domain of it: {', '.join(names)}")
         if len(set(names)) != len(names) or not names:
             raise InputError(f"the marketplace's domains are {', '.join(names) or 'none'}; name one or more, each once")
         sizes = ("users", "events_per_user", "unseen_users", "unseen_events_per_user", "items_per_domain")
@@ -128,7 +132,9 @@ class Marketplace:
         n = c.items_per_domain
         theme, style = rng.integers(0, words.N_THEMES, n), rng.integers(0, words.N_STYLES, n)
         noun = rng.integers(0, words.N_NOUNS, n)
-        titles, descriptions = words.write_titles(name, index, theme, style, noun, rng)
+        titles, descriptions = words.write_titles(
+            name, index, theme, style, noun, rng, second=name in c.second_platform
+        )
         popularity, release = rng.normal(0, c.popularity, n), rng.integers(-N_EPOCHS, N_EPOCHS, n)
         return Domain(name, theme, style, noun, popularity, release, titles, descriptions, c.novelty)
 
@@ -145,8 +151,11 @@ class Marketplace:
             for d in self.domains
         ).select("item_id", "domain", "title", "description", *attributes)  # fmt: skip
 
-    def event_chunks(self) -> Iterator[pl.DataFrame]:
+    def event_chunks(self, unseen: str | None = None) -> Iterator[pl.DataFrame]:
         """Events of `USERS_PER_CHUNK` users at a time, with the tastes behind each.
+
+        Args:
+            unseen: one of the unseen domains, for its users alone.
 
         Columns: user_id, item_id, domain, timestamp, and the latent columns pair, style, noun, last_theme.
         A chunk depends on the config and its own index only.
@@ -157,6 +166,8 @@ class Marketplace:
         for i, name in enumerate(c.unseen):
             groups.append((f"{name.lower()}-u", c.unseen_users, c.unseen_events_per_user, [n_seen + i]))
         for g, (prefix, users, steps, domains) in enumerate(groups):
+            if unseen is not None and domains != [n_seen + c.unseen.index(unseen)]:
+                continue
             for first in range(0, users, USERS_PER_CHUNK):
                 n = min(USERS_PER_CHUNK, users - first)
                 rng = np.random.default_rng([c.seed, 2, g, first])

@@ -33,7 +33,7 @@ class MarketplaceOracle:
         self.market = market
         self.domain = next(d for d in market.domains if d.name == domain)
         self.index = {item: i for i, item in enumerate(self.domain.item_ids.tolist())}
-        events = pl.concat(market.event_chunks()).filter(pl.col("domain") == domain).sort("user_id", "timestamp")
+        events = pl.concat(market.event_chunks(unseen=domain)).sort("user_id", "timestamp")
         position = pl.int_range(pl.len()).over("user_id").alias("position")
         item = pl.col("item_id").replace_strict(self.index, return_dtype=pl.Int64).alias("item")
         self.events = events.with_columns(position, item)

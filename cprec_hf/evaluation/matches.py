@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from cprec_hf.evaluation.significance import Estimate, estimate
+from cprec_hf.metrics.paired_significance.paired_significance import Estimate, estimate
 
 
 def summarise_matches(

@@ -1,134 +1,28 @@
-"""Each method is measured on the same candidates: by its scores (`fit_method`) or by its written answers."""
+"""Each method is measured on the same candidates: by its scores (`fit_method`) or by its written answers.
+
+What is read off the scores beside the metrics costs no second reading: groups of rows, properties of the lists, where
+among its candidates a row's choice stands, and whether scores are probabilities.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any
+import hashlib
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-from scipy import sparse
 
-from cprec_hf.corpus.load import corpus_commit, load_corpus, load_facts
-from cprec_hf.corpus.memoriser import memoriser_scores
-from cprec_hf.errors import InputError
-from cprec_hf.evaluation import baselines
-from cprec_hf.evaluation.config import MODELS, NEED_A_SET, ORACLES, EvaluateConfig, MethodConfig
-from cprec_hf.evaluation.models import answers_of_model, check_model, model_scorer
-from cprec_hf.evaluation.rows import Catalogue, Rows, Score, training_interactions
+from cprec_hf.evaluation.calibration import Probabilities, fit_temperature, probabilities, reliability
+from cprec_hf.evaluation.config import CALIBRATED, MethodConfig
+from cprec_hf.evaluation.fitters import fit_method
+from cprec_hf.evaluation.groups import group_figures
+from cprec_hf.evaluation.lists import list_figures, top_items
+from cprec_hf.evaluation.models import answers_of_model
+from cprec_hf.evaluation.rows import METRICS, Rows, Score
+from cprec_hf.evaluation.task import Task
+from cprec_hf.metrics.beyond_accuracy.beyond_accuracy import position_bias
 from cprec_hf.metrics.candidate_match.candidate_match import candidate_match
 from cprec_hf.metrics.ranking_at_k.ranking_at_k import ranking_at_k
-
-if TYPE_CHECKING:
-    from cprec_hf.behaviors.marketplace_oracle import MarketplaceOracle
-
-
-@dataclass(frozen=True)
-class Task:
-    """What is evaluated: the rows of one split, and what methods may be fitted on."""
-
-    config: EvaluateConfig
-    facts: dict[str, Any]
-    """The corpus' `cprec-corpus.json`."""
-    splits: dict[str, pa.Table]
-    """train, validation and test of the domain's fine-tuning config."""
-    catalogue: Catalogue
-    column: str | None
-    """With the candidates; None for the whole catalogue."""
-    rows: Rows
-    """The rows that are scored."""
-
-    @classmethod
-    def load(cls, config: EvaluateConfig) -> Task:
-        """Read the corpus, at one commit if it is a repo, and check that every method can run, before any of them does.
-
-        Raises:
-            InputError: no such corpus, domain, split or model; fewer than two users; a k larger than the candidate
-                sets; a model without whole weights or some of the items; an oracle without its marketplace or users.
-        """
-        config = replace(config, corpus_revision=corpus_commit(config.corpus, config.corpus_revision))
-        facts = load_facts(config.corpus, config.corpus_revision)
-        domains = facts["domains"]
-        downstream = [name for name, about in domains.items() if about["role"] == "downstream"]
-        if config.domain not in downstream:
-            raise InputError(
-                f"`domain` is {config.domain!r}; the downstream domains of {config.corpus} are {', '.join(downstream)}"
-            )
-        column = _column(config, facts)
-        if column and max(config.k) > facts["candidates"]["count"]:
-            raise InputError(
-                f"`k` goes to {max(config.k)} and a row has {facts['candidates']['count']} candidates; lower it"
-            )
-        for method in config.methods:
-            if method.kind in ORACLES and facts["source"].get("kind") != "marketplace":
-                raise InputError(
-                    f"method {method.name!r} is of kind {method.kind}, which only a corpus of the simulated "
-                    f"marketplace has; {config.corpus} comes from {facts['source'].get('kind')!r}"
-                )
-        name = f"sft-{domains[config.domain]['slug']}"
-        splits = {
-            split: rows.with_format("arrow")[:]
-            for split, rows in load_corpus(config.corpus, name, config.corpus_revision).items()
-        }
-        items = load_corpus(config.corpus, "items", config.corpus_revision)["train"].with_format("arrow")[:]
-        catalogue = Catalogue.from_items(items, config.domain)
-        rows = _rows(splits, config.split, catalogue, config.corpus, column)
-        if column is None and max(config.k) > len(catalogue):
-            raise InputError(f"`k` goes to {max(config.k)} and {config.domain!r} has {len(catalogue)} items; lower it")
-        task = cls(config, facts, splits, catalogue, column, rows)
-        if len(task.rows.user_ids) < 2:
-            raise InputError(
-                f"{config.corpus}, {config.split}: intervals over users need at least two of them, and there is one"
-            )
-        if any(method.kind in ORACLES for method in config.methods):
-            _ = task.oracle
-        ranked = np.arange(len(catalogue)) if column is None else task.rows.candidates
-        wanted = np.union1d(ranked, task.rows.histories.values)
-        for method in config.methods:
-            if method.kind in MODELS:
-                check_model(method, config, catalogue.item_ids.take(pa.array(wanted)))
-        return task
-
-    @cached_property
-    def oracle(self) -> tuple[MarketplaceOracle, list[str]]:
-        """The corpus' marketplace, and the user there of each user id of the rows.
-
-        Raises:
-            InputError: a user is nobody of the marketplace.
-        """
-        from cprec_hf.behaviors.marketplace import Marketplace, MarketplaceConfig
-        from cprec_hf.behaviors.marketplace_oracle import MarketplaceOracle
-        from cprec_hf.corpus.pseudonyms import pseudonymise
-        from cprec_hf.recipes import from_mapping
-
-        world = {key: value for key, value in self.facts["source"].items() if key != "kind"}
-        market = Marketplace(from_mapping(world, MarketplaceConfig, f"{self.config.corpus}: source"))
-        oracle = MarketplaceOracle(market, self.config.domain)
-        raw = oracle.events["user_id"].unique(maintain_order=True).to_list()
-        known = dict(zip(raw, raw, strict=True))
-        if not set(self.rows.user_ids) <= known.keys():
-            known = dict(zip(pseudonymise(raw), raw, strict=True))
-            if missing := sorted(set(self.rows.user_ids) - known.keys()):
-                raise InputError(
-                    f"{self.config.corpus}: user {missing[0]} is nobody of its marketplace under this machine's key; "
-                    "oracles need the key the corpus was built with (CPREC_USER_KEY)"
-                )
-        return oracle, [known[user] for user in self.rows.user_ids]
-
-    @cached_property
-    def train(self) -> sparse.csr_array:
-        """Who did what before the cut, 0/1 [training users, items]."""
-        return training_interactions(self._split("train"), self.catalogue, f"{self.config.corpus}, train")
-
-    @cached_property
-    def validation(self) -> Rows:
-        """The rows baselines choose their settings on."""
-        return _rows(self.splits, "validation", self.catalogue, self.config.corpus, self.column)
-
-    def _split(self, name: str) -> pa.Table:
-        return _table(self.splits, name, self.config.corpus)
 
 
 @dataclass(frozen=True)
@@ -140,6 +34,8 @@ class Measured:
     matched: dict[str, np.ndarray]
     """kind generate: `candidate_match`'s values [rows] by name; of other kinds empty."""
     record: dict[str, Any]
+    """Settings and their grid, `candidates_sha256`, `groups`, and where they have a meaning `beyond_accuracy`,
+    `position` and `calibration`."""
 
 
 def measure_method(method: MethodConfig, task: Task) -> Measured:
@@ -147,16 +43,20 @@ def measure_method(method: MethodConfig, task: Task) -> Measured:
 
     Of a written answer a ranking is made by putting it first, what names no candidate too, and the other candidates
     after it in random order, of which metrics take the expectation. So hr@1 is hr_all, and a cut-off of k adds what
-    k - 1 guesses are worth.
+    k - 1 guesses are worth. Properties of lists are not taken of it.
 
     Raises:
         InputError: as `fit_method`.
         ValueError: the method gave scores of another shape, or NaN.
     """
+    found = _answered(method, task) if method.kind == "generate" else _scored(method, task)
+    headline = {name: found.metrics[name] for name in (f"hr@{task.config.k[0]}", f"ndcg@{task.config.k[-1]}")}
+    found.record["groups"] = group_figures(task.groupings, headline, task.rows)
+    return found
+
+
+def _answered(method: MethodConfig, task: Task) -> Measured:
     rows, ks = task.rows, task.config.k
-    if method.kind != "generate":
-        score, record = fit_method(method, task)
-        return Measured(rows.metrics(partial(_checked, method, score), ks), {}, record)
     answers, record = answers_of_model(method, task.config, rows)
     targets = answers.titles[np.arange(len(rows)), rows.relevance.argmax(axis=1)]
     matched = candidate_match(answers.texts, targets.tolist(), answers.titles.tolist())
@@ -164,97 +64,54 @@ def measure_method(method: MethodConfig, task: Task) -> Measured:
     stranger = np.where(matched["valid"] > 0, -1.0, 1.0)
     scores = np.column_stack([answers.named, stranger])
     relevance = np.column_stack([rows.relevance, np.zeros(len(rows))])
-    return Measured(ranking_at_k(scores, relevance, ks), matched, record)
+    digest = hashlib.sha256(rows.candidate_lines(task.catalogue))
+    record = {**record, "candidates_sha256": digest.hexdigest()}
+    if matched["valid"].any():
+        record["position"] = position_bias(answers.named[matched["valid"] > 0])
+    return Measured(ranking_at_k(scores, relevance, ks, METRICS), matched, record)
 
 
-def fit_method(method: MethodConfig, task: Task) -> tuple[Score, dict[str, Any]]:
-    """What gives scores to rows of the task, higher is better, and what is to be recorded of the method.
-
-    Raises:
-        InputError: the method cannot run here (see `Task.load`, `Recommender.from_pretrained`, `MarketplaceOracle`).
-    """
-    if method.kind in ("model", "pointwise"):
-        return model_scorer(method, task.config)
-    if method.kind in ORACLES:
-        return partial(_oracle, method.kind, task), {}
-    if method.kind == "random":
-        rng = np.random.default_rng(task.config.seed)
-        return lambda rows: baselines.random_scores(rows, rng), {"seed": task.config.seed}
-    if method.kind == "popularity":
-        return partial(baselines.popularity, task.train), {}
-    if method.kind == "candidate_memoriser":
-        return _memoriser(task)
-    k = max(task.config.k)
-    if method.kind == "item_knn":
-        knn, record = baselines.choose(
-            baselines.ITEM_KNN_GRID, lambda s, rows: baselines.item_knn(task.train, rows, s), task.validation, k
-        )
-        return lambda rows: baselines.item_knn(task.train, rows, knn), record
-    vectors = baselines.title_vectors(task.catalogue.titles)
-    overlap, record = baselines.choose(
-        baselines.TITLE_OVERLAP_GRID, lambda s, rows: baselines.title_overlap(vectors, rows, s), task.validation, k
-    )
-    return lambda rows: baselines.title_overlap(vectors, rows, overlap), record
-
-
-def _checked(method: MethodConfig, score: Score, rows: Rows) -> np.ndarray:
-    """Scores float64 [rows, candidates]; raises `ValueError` for another shape, or NaN."""
-    scores = np.asarray(score(rows), dtype=np.float64)
-    if scores.shape != rows.candidates.shape:
-        raise ValueError(f"method {method.name!r} gave scores {scores.shape} for candidates {rows.candidates.shape}")
-    if np.isnan(scores).any():
-        row = int(np.isnan(scores).any(axis=1).argmax())
-        raise ValueError(f"method {method.name!r} gave NaN scores, first in row {row}; NaN has no rank")
-    return scores
+def _scored(method: MethodConfig, task: Task) -> Measured:
+    """One pass over the rows, block by block: a whole catalogue's scores are never held at once."""
+    rows, ks = task.rows, task.config.k
+    score, record = fit_method(method, task)
+    calibrated = method.kind in CALIBRATED
+    temperature = _temperature(score, task.validation) if calibrated and _knows_validation(method, task) else None
+    digest, rng = hashlib.sha256(), np.random.default_rng(task.config.seed)
+    metrics, lists, frozen, as_scored, tempered = [], [], [], [], []
+    for block, scores in rows.scored(score):
+        metrics.append(ranking_at_k(scores, block.relevance, ks, METRICS))
+        lists.append(top_items(scores, block.candidates, max(ks), rng))
+        if not rows.whole or not block.first:  # a whole catalogue is the same for every row
+            digest.update(block.candidate_lines(task.catalogue))
+        if not rows.whole:
+            frozen.append(scores)
+        if calibrated:
+            as_scored.append(probabilities(scores, block.target_places))
+        if temperature is not None:
+            tempered.append(probabilities(scores, block.target_places, temperature))
+    record = {**record, "candidates_sha256": digest.hexdigest()}
+    record["beyond_accuracy"] = list_figures(np.concatenate(lists), task.rows, task.popularity, task.title_words, ks)
+    if frozen:
+        record["position"] = position_bias(np.concatenate(frozen))
+    if calibrated:
+        record["calibration"] = {"as_scored": _reliability(as_scored, rows), "temperature": temperature}
+    if temperature is not None:
+        record["calibration"]["tempered"] = _reliability(tempered, rows)
+    values = {name: np.concatenate([part[name] for part in metrics]) for name in metrics[0]}
+    return Measured(values, {}, record)
 
 
-def _memoriser(task: Task) -> tuple[Score, dict[str, Any]]:
-    """The lookup from candidate set to target, learnt on train, validation and test rows but those that are scored."""
-    column, width = task.column, task.rows.candidates.shape[1]
-    names = [name for name in ("train", "validation", "test") if name in task.splits and name != task.config.split]
-    known = pa.concat_tables([task.splits[name].select([column, "target"]) for name in names])
-    known = known.filter(pc.equal(pc.list_value_length(known[column]), width))
-    targets = known["target"].to_pylist()
-    return lambda rows: memoriser_scores(known[column], targets, rows.table[column]), {"known_rows": len(known)}
+def _knows_validation(method: MethodConfig, task: Task) -> bool:
+    """Whether the method's scores of the validation rows are there already, or but looked up."""
+    return method.score == "validation" or method.kind == "hybrid" or method.name in task.config.parts
 
 
-def _oracle(kind: str, task: Task, rows: Rows) -> np.ndarray:
-    oracle, users = task.oracle
-    of_row, times = np.array(users)[rows.users].tolist(), rows.table["timestamp"].to_numpy()
-    if kind == "latent_oracle":
-        return oracle.latent_scores(of_row, times, rows.candidate_ids)
-    return oracle.bayes_scores(of_row, times, rows.table["history"].to_pylist(), rows.candidate_ids)
+def _temperature(score: Score, rows: Rows) -> float:
+    scores = np.concatenate([part for _, part in rows.scored(score)])
+    return fit_temperature(scores, rows.target_places, rows.user_weights)
 
 
-def _table(splits: dict[str, pa.Table], name: str, corpus: str) -> pa.Table:
-    if name not in splits:
-        raise InputError(f"{corpus}: no {name} split; it has {', '.join(splits)}")
-    return splits[name]
-
-
-def _rows(splits: dict[str, pa.Table], name: str, catalogue: Catalogue, corpus: str, column: str | None) -> Rows:
-    return Rows.from_table(_table(splits, name, corpus), catalogue, f"{corpus}, {name}", column)
-
-
-def _column(config: EvaluateConfig, facts: dict[str, Any]) -> str | None:
-    """The column of the set that is asked for; None for the whole catalogue.
-
-    Raises:
-        InputError: the corpus has no such set, or what is asked for does not go with a whole catalogue.
-    """
-    sets: dict[str, str] = facts["candidates"].get("sets", {"candidates": "uniform"})
-    column = next((name for name, policy in sets.items() if config.candidates in (policy, None)), None)
-    if config.candidates == "all" or (not sets and config.candidates is None):
-        column = None
-    elif column is None:
-        known = ", ".join([*sets.values(), "all"])
-        raise InputError(f"`candidates` is {config.candidates}; {config.corpus} has {known}")
-    if column is None:
-        if facts["template"]["candidate_list_in_prompt"]:
-            raise InputError(
-                f"`candidates` is all, and prompts of {config.corpus} begin with a list of candidates "
-                "(candidate_list_in_prompt), which a whole catalogue does not fit"
-            )
-        if needs := [method.name for method in config.methods if method.kind in NEED_A_SET]:
-            raise InputError(f"{config.corpus} has no frozen candidates, which method {needs[0]!r} needs")
-    return column
+def _reliability(parts: list[Probabilities], rows: Rows) -> dict[str, Any]:
+    columns = ([getattr(part, name) for part in parts] for name in ("confidence", "right", "log_loss"))
+    return reliability(Probabilities(*map(np.concatenate, columns)), rows.user_weights)

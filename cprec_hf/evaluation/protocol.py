@@ -3,7 +3,7 @@
     cprec evaluate --config recipes/tiny/evaluate.yaml
 
 Metrics are taken per row with ties in expectation (`metrics/ranking_at_k`), averaged within each user, then over users.
-Intervals and p-values come from resampling users, the same ones for every method (`significance`).
+Intervals and p-values come from resampling users, the same ones for every method (`metrics/paired_significance`).
 """
 
 from __future__ import annotations
@@ -22,18 +22,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cprec_hf.command import run_as_command
+from cprec_hf.errors import InputError
 from cprec_hf.evaluation.config import MODELS, EvaluateConfig, MethodConfig
 from cprec_hf.evaluation.matches import summarise_matches
 from cprec_hf.evaluation.methods import Task, measure_method
 from cprec_hf.evaluation.report import write_report
-from cprec_hf.evaluation.significance import RESAMPLES, bootstrap_means, compare, estimate
 from cprec_hf.files import atomic_folder, require_free_space
 from cprec_hf.hub.markdown import one_line
 from cprec_hf.hub.report import console_table
+from cprec_hf.metrics.paired_significance.paired_significance import RESAMPLES, bootstrap_means, compare, estimate
 from cprec_hf.quiet import without_datasets_bars
 from cprec_hf.recipes import read_recipe
 
-RESULTS_FORMAT = 1
+RESULTS_FORMAT = 2
 PerUser = dict[str, dict[str, np.ndarray]]  # by method and metric, float64 [users]
 
 
@@ -55,6 +56,8 @@ def run_evaluation(config: EvaluateConfig, *, overwrite: bool = False) -> Path:
     with atomic_folder(config.output, overwrite=overwrite) as folder, without_datasets_bars():
         curves = [Curve.read(stage) for stage in config.curves]
         task = Task.load(config)
+        if len(task.rows.user_ids) < 2:
+            raise InputError(f"{config.corpus}: {config.domain} has one user in {config.split}; significance needs two")
         require_free_space(
             config.output, 16 * len(task.rows.user_ids) * len(config.methods) * len(config.k) * 4 + 10**7
         )
@@ -84,7 +87,8 @@ def _measure_all(task: Task) -> tuple[PerUser, PerUser, dict[str, dict[str, Any]
     )
     spent = {True: [0.0, 0], False: [0.0, 0]}  # seconds and methods, of models and of others
     width = max(len(method.name) for method in config.methods)
-    for i, method in enumerate(config.methods, start=1):
+    methods = sorted(config.methods, key=lambda method: method.kind == "hybrid")  # after their parts, which take time
+    for i, method in enumerate(methods, start=1):
         start, is_model = time.perf_counter(), method.kind in MODELS
         found = measure_method(method, task)
         per_user[method.name] = {name: rows.per_user(values) for name, values in found.metrics.items()}
@@ -96,7 +100,7 @@ def _measure_all(task: Task) -> tuple[PerUser, PerUser, dict[str, dict[str, Any]
         first = f"hr@{config.k[0]}"
         print(
             f"[{i}/{len(config.methods)}] {one_line(method.name):<{width}}  {first} "
-            f"{per_user[method.name][first].mean():.3f}  {seconds:.1f} s{_left(config.methods[i:], spent)}",
+            f"{per_user[method.name][first].mean():.3f}  {seconds:.1f} s{_left(methods[i:], spent)}",
             flush=True,
         )
         gc.collect()  # the model, before the next one is loaded
@@ -135,6 +139,8 @@ def _about(task: Task) -> dict[str, Any]:
         "items": len(task.catalogue),
         "k": config.k,
         "seed": config.seed,
+        "train_share": config.train_share,
+        "subset_seed": config.subset_seed,
         "bootstrap_resamples": RESAMPLES,
         "curves": config.curves,
         "versions": {
@@ -186,7 +192,8 @@ def _write_per_user(path: Path, task: Task, per_user: PerUser, matched: PerUser)
     first's over the second's.
     """
     columns: dict[str, Any] = {"user_id": task.rows.user_ids, "rows": np.bincount(task.rows.users)}
-    for name, metrics in [*per_user.items(), *matched.items()]:
+    names = [method.name for method in task.config.methods]
+    for name, metrics in [*((name, per_user[name]) for name in names), *matched.items()]:
         columns |= {f"{name}/{metric}": values for metric, values in metrics.items()}
     pq.write_table(pa.table(columns), path)
 

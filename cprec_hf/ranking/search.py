@@ -125,6 +125,7 @@ class _TrieOnDevice:
         self.first_child = reader.tensor(trie.first_child)
         self.none, self.n_children = len(trie), reader.tensor(np.append(trie.n_children, 0))
         self.height = len(trie.levels) - 2
+        self.depths = reader.tensor(np.arange(1, self.height + 1))
 
 
 def _barred(trie: Trie, users: np.ndarray, excluded: Ragged | None, reader: Reader) -> torch.Tensor:
@@ -148,9 +149,9 @@ class _Search:
         self.prefix_mask = reader.mask_of(reader.tensor(seen))
         self.users = torch.arange(n, device=device)
         self.read = torch.zeros(n, dtype=torch.long, device=device)
-        # Of each node read, the columns of what leads to it and its own, by depth, counted from 1 after the prefix'
-        # columns. Number 0 is the prefix, to which nothing leads.
-        self.paths = torch.zeros((n, 1, trie.height), dtype=torch.long, device=device)
+        # Of each node read, the columns of what leads to it, by depth, and from its own depth on its own; counted from
+        # 1 after the prefix' columns. Number 0 is the prefix, to which nothing leads.
+        self.paths = torch.zeros((n, 1, trie.height), dtype=torch.int32, device=device)
         self.rows = torch.full((n, k), -1, device=device)
         self.log_probs = torch.full((n, k), -torch.inf, device=device)
         # Open nodes, the most likely first: node, log-probability, column it follows (from 1, the prefix is 0). `lost`:
@@ -160,7 +161,7 @@ class _Search:
         self.lost = torch.full((n,), -torch.inf, device=device)
         self.deepest_first, self.most_open = False, _OPEN
         root = torch.zeros((n, 1), dtype=torch.long, device=device)
-        self._expand(states[:, None], root, root.float(), root)
+        self._expand(states[:, None], root, root.float(), 0)
 
     def run(
         self, max_nodes: int, *, complete: bool
@@ -212,49 +213,37 @@ class _Search:
 
     def _step(self, better: torch.Tensor) -> None:
         """Read the best open nodes, [users, columns], of which `better` may lead to something."""
-        width, total = better.shape[1], self.paths.shape[1] + better.shape[1]
+        width, read = better.shape[1], self.paths.shape[1]
         nodes, log_probs, above = (x[:, :width] for x in (self.open, self.open_log_probs, self.open_columns))
         self.open, self.open_log_probs, self.open_columns = (
             x[:, width:] for x in (self.open, self.open_log_probs, self.open_columns)
         )
-        columns = torch.arange(total - width, total, device=nodes.device).expand(len(nodes), -1)
-        depth = self.trie.depth[nodes]  # of the root, which padding holds: 0
-        paths = self.paths.gather(1, above[..., None].expand(-1, -1, self.trie.height))
-        paths.scatter_(2, (depth[..., None] - 1).clamp_(min=0), columns[..., None])
-        self.paths = torch.cat([self.paths, paths], dim=1)
         self.read += better.sum(dim=1)
+        mask, positions = self._see(nodes, above)
+        states = self.reader.read(self.trie.tokens[nodes], mask, positions, self.cache)
+        self._expand(states, nodes.where(better, self.trie.none), log_probs, read)
 
-        mask = self.reader.unseen(*nodes.shape, total).scatter_(2, paths, 0)[..., 1:]
-        mask = torch.cat([self.prefix_mask[:, None].expand(-1, width, -1), mask], dim=-1)
+    def _see(self, nodes: torch.Tensor, above: torch.Tensor) -> tuple[Any, torch.Tensor]:
+        """The mask and positions to read nodes with, which follow the columns `above` and go into the next ones."""
+        trie, past, (_, read, height) = self.trie, self.prefix_mask.shape[1], self.paths.shape
+        depth = trie.depth.take(nodes)  # of the root, which padding holds: 0
+        own = torch.arange(read, read + nodes.shape[1], dtype=torch.int32, device=nodes.device)
+        paths = self.paths.gather(1, above[..., None].expand(-1, -1, height))
+        paths = own[:, None].where(trie.depths >= depth[..., None], paths)
+        self.paths = torch.cat([self.paths, paths], dim=1)
         positions = (self.lengths[:, None] - 1) + depth
         self.positions = torch.cat([self.positions, positions], dim=1)
-        mask = self.reader.tree_mask(mask, positions, self.positions)
-        states = self.reader.read(self.trie.tokens[nodes], mask, positions, self.cache)
-        self._expand(states, nodes.where(better, self.trie.none), log_probs, columns)
 
-    def _expand(
-        self, states: torch.Tensor, nodes: torch.Tensor, log_probs: torch.Tensor, columns: torch.Tensor
-    ) -> None:
-        """Take in the children of nodes [users, columns]: as rows found, or as open nodes."""
-        trie, (n, width) = self.trie, nodes.shape
-        predicted = self.reader.predict(states.flatten(0, 1))
-        counts = trie.n_children[nodes]
-        ends = counts.flatten().cumsum(0)  # of each node's children, in a list of them all
-        starts = ends - counts.flatten()
-        source = torch.repeat_interleave(counts.flatten())
-        place = torch.arange(len(source), device=source.device)
-        child = place + (trie.first_child[nodes].flatten() - starts)[source]
-        found = log_probs.flatten()[source] + predicted[source, trie.tokens[child]]
-        # The list, padded to a row for each user.
-        longest = int(counts.sum(dim=1).max())
-        user = torch.arange(n, device=source.device) * longest - starts[::width]
-        at = place + user.repeat_interleave(width)[source]
+        mask = self.prefix_mask.new_empty((*nodes.shape, self.positions.shape[1]))
+        mask[..., :past] = self.prefix_mask[:, None]
+        mask[..., past:] = torch.finfo(mask.dtype).min
+        mask.scatter_(2, paths.long() + (past - 1), 0)
+        return self.reader.tree_mask(mask, positions, self.positions), positions
 
-        def padded(values: torch.Tensor, fill: float) -> torch.Tensor:
-            whole = torch.full((n * longest,), fill, dtype=values.dtype, device=values.device)
-            return whole.scatter_(0, at, values).view(n, longest)
-
-        likely, node, above = padded(found, -torch.inf), padded(child, 0), padded(columns.flatten()[source], 0)
+    def _expand(self, states: torch.Tensor, nodes: torch.Tensor, log_probs: torch.Tensor, first: int) -> None:
+        """Take in the children of nodes [users, columns], `first` the columns' number: as rows, or as open nodes."""
+        trie = self.trie
+        likely, node, above = self._children(self.reader.predict(states.flatten(0, 1)), nodes, log_probs, first)
         row = trie.row[node]  # none ends in the root, which padding holds
         unwanted = inner = row < 0
         if len(self.barred):
@@ -269,3 +258,26 @@ class _Search:
             torch.cat([self.open_log_probs, likely.masked_fill(~hopeful, -torch.inf)], dim=1),
             torch.cat([self.open_columns, above], dim=1),
         )
+
+    def _children(
+        self, predicted: torch.Tensor, nodes: torch.Tensor, log_probs: torch.Tensor, first: int
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The children of nodes [users, columns]: log-probability, node and the column followed, [users, most of them].
+
+        Padding holds the root, at -inf. `predicted`: [users * columns, vocabulary]; `first`: number of the columns.
+        """
+        trie, width, flat = self.trie, nodes.shape[1], nodes.flatten()
+        counts = trie.n_children.take(flat)
+        ends = counts.cumsum(0)  # of each node's children, in a list of them all
+        starts = ends - counts
+        source = torch.repeat_interleave(counts)
+        shift = trie.first_child.take(flat).sub_(starts)
+        child = torch.arange(len(source), device=source.device).add_(shift.take(source))
+        found = log_probs.flatten().take(source).add_(predicted[source, trie.tokens.take(child)])
+        # The list, cut to a row for each user.
+        begins, ends = starts[::width, None], ends[width - 1 :: width, None]
+        at = begins + torch.arange(int((ends - begins).max()), device=source.device)
+        padding = at >= ends
+        at.clamp_(max=len(source) - 1)
+        likely, node = found.take(at).masked_fill_(padding, -torch.inf), child.take(at).masked_fill_(padding, 0)
+        return likely, node, source.take(at).remainder_(width).add_(first)

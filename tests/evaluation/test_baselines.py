@@ -11,10 +11,13 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 from cprec_hf.evaluation import baselines
-from cprec_hf.evaluation.baselines import ItemKnn, TitleOverlap
+from cprec_hf.evaluation.baselines import Bm25, ItemKnn, Repeat, TitleOverlap
 from cprec_hf.evaluation.rows import Catalogue, Rows
 
 TITLES = ["Blue steel pen", "Blue pen", "Red ruler (30 cm)", "steel RULER", "Crème brûlée set", "!!!", "pen pen pen"]
+TITLES += [
+    f"{colour} {thing}" for colour in ("blue", "red", "plain") for thing in ("pen", "pencil case", "cup 2", "30")
+]
 ITEMS = [f"i{n}" for n in range(len(TITLES))]
 
 
@@ -35,7 +38,8 @@ def problems(draw: st.DrawFn) -> tuple[list[list[int]], list[list[int]], list[li
     train = draw(st.lists(st.lists(item, min_size=1, max_size=5, unique=True), min_size=1, max_size=8))
     n = draw(st.integers(1, 4))
     histories = draw(st.lists(st.lists(item, max_size=5), min_size=n, max_size=n))
-    candidates = draw(st.lists(st.permutations(range(len(ITEMS))).map(lambda p: p[:4]), min_size=n, max_size=n))
+    width = draw(st.sampled_from([4, len(ITEMS)]))  # a few candidates are picked in another way than the catalogue
+    candidates = draw(st.lists(st.permutations(range(len(ITEMS))).map(lambda p: p[:width]), min_size=n, max_size=n))
     return train, histories, candidates
 
 
@@ -89,16 +93,63 @@ def test_title_overlap_equals_plain_loops(
         [sum(likeness(h, c) for h in set(history[-last:])) for c in offered]
         for history, offered in zip(histories, candidates, strict=True)
     ]
-    vectors = baselines.title_vectors(pa.array(TITLES))
+    vectors = baselines.title_vectors(baselines.title_words(pa.array(TITLES)))
     got = baselines.title_overlap(vectors, make_rows(histories, candidates), TitleOverlap(normalised, last))
     np.testing.assert_allclose(got, expected, atol=1e-12)
 
 
 def test_titles_without_any_word_score_zero() -> None:
-    vectors = baselines.title_vectors(pa.array(["!!!"] * len(ITEMS)))
+    counts, rows = baselines.title_words(pa.array(["!!!"] * len(ITEMS))), make_rows([[0, 1]], [[2, 3]])
     for normalised in (True, False):
-        got = baselines.title_overlap(vectors, make_rows([[0, 1]], [[2, 3]]), TitleOverlap(normalised, 5))
+        got = baselines.title_overlap(baselines.title_vectors(counts), rows, TitleOverlap(normalised, 5))
         assert got.tolist() == [[0.0, 0.0]]
+    assert baselines.bm25(counts, rows, Bm25(1.2, 0.5, 5)).tolist() == [[0.0, 0.0]]
+
+
+def test_signs_written_without_spaces_are_words() -> None:
+    counts = baselines.title_words(pa.array(["红色钢笔", "红 pen红", "すしカット"]))
+    assert counts.sum(axis=1).tolist() == [4.0, 3.0, 3.0]
+    assert (counts @ counts.T).toarray()[0].tolist() == [4.0, 2.0, 0.0]  # the second title has 红 twice
+
+
+@settings(max_examples=60, deadline=None)
+@given(problems(), st.sampled_from([0.6, 2.0]), st.sampled_from([0.0, 0.5, 1.0]), st.sampled_from([1, 3, 1000]))
+def test_bm25_equals_plain_loops(
+    problem: tuple[list[list[int]], list[list[int]], list[list[int]]], k1: float, b: float, last: int
+) -> None:
+    _, histories, candidates = problem
+    words = [re.findall(r"[^\W_]+", title.lower()) for title in TITLES]
+    mean = sum(map(len, words)) / len(words)
+
+    def value(word: str, title: list[str]) -> float:
+        n, tf = sum(word in other for other in words), title.count(word)
+        if not tf:
+            return 0.0
+        idf = math.log(1 + (len(words) - n + 0.5) / (n + 0.5))
+        return idf * tf * (k1 + 1) / (tf + k1 * (1 - b + b * len(title) / mean))
+
+    queries = [[word for item in set(history[-last:]) for word in words[item]] for history in histories]
+    expected = [
+        [sum(value(word, words[c]) for word in query) for c in offered]
+        for query, offered in zip(queries, candidates, strict=True)
+    ]
+    counts = baselines.title_words(pa.array(TITLES))
+    got = baselines.bm25(counts, make_rows(histories, candidates), Bm25(k1, b, last))
+    np.testing.assert_allclose(got, expected, atol=1e-12)
+
+
+@settings(max_examples=40, deadline=None)
+@given(problems(), st.sampled_from([1.0, 0.5]))
+def test_repeat_equals_plain_loops(
+    problem: tuple[list[list[int]], list[list[int]], list[list[int]]], decay: float
+) -> None:
+    _, histories, candidates = problem
+    expected = [
+        [sum(decay**back for back, item in enumerate(reversed(history)) if item == c) for c in offered]
+        for history, offered in zip(histories, candidates, strict=True)
+    ]
+    got = baselines.repeat(make_rows(histories, candidates), Repeat(decay))
+    np.testing.assert_allclose(got, expected, atol=1e-12)
 
 
 def test_popularity_counts_training_users() -> None:
@@ -126,6 +177,6 @@ def test_choose_takes_the_best_on_validation_and_records_it() -> None:
     grid = [TitleOverlap(True, last) for last in scores]
     setting, record = baselines.choose(grid, lambda s, rows: scores[s.last], rows, 2)
     assert setting.last == 3  # the first of two equals
-    assert record == {
-        "chosen": {"normalised": True, "last": 3}, "by": "ndcg@2 on validation", "validation": 1.0, "grid": 3
-    }  # fmt: skip
+    tried = [{"normalised": True, "last": last, "validation": value} for last, value in ((1, 0.0), (3, 1.0), (5, 1.0))]
+    chosen = {"normalised": True, "last": 3}
+    assert record == {"chosen": chosen, "by": "ndcg@2 on validation", "validation": 1.0, "grid": tried}

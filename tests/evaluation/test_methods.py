@@ -3,14 +3,15 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
 from cprec_hf.corpus.record import ModelRecord
-from cprec_hf.evaluation.config import EvaluateConfig, MethodConfig
+from cprec_hf.evaluation.config import EvaluateConfig, Kind, MethodConfig
+from cprec_hf.evaluation.fitters import FITTERS
 from cprec_hf.evaluation.methods import Task, fit_method
 from cprec_hf.evaluation.protocol import run_evaluation
 
@@ -33,6 +34,10 @@ def model(
 
 def config(corpus: Path, output: Path, methods: list[MethodConfig]) -> EvaluateConfig:
     return EvaluateConfig(corpus=str(corpus), domain="Music", output=str(output), methods=methods, k=[1, 5])
+
+
+def test_every_kind_that_gives_scores_has_a_fitter() -> None:
+    assert set(FITTERS) == set(get_args(Kind)) - {"generate"}
 
 
 def test_scores_are_the_recommenders(corpus: Path, tmp_path: Path, model: Path) -> None:

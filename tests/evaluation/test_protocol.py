@@ -19,6 +19,7 @@ import yaml
 from cprec_hf.corpus.pseudonyms import pseudonymise
 from cprec_hf.corpus.record import ModelRecord
 from cprec_hf.errors import InputError
+from cprec_hf.evaluation.baselines import ITEM_KNN_GRID
 from cprec_hf.evaluation.config import EvaluateConfig, MethodConfig
 from cprec_hf.evaluation.protocol import main, run_evaluation
 
@@ -82,7 +83,10 @@ def test_references_are_the_best_for_each_metric(evaluated: Path) -> None:
     reference = results["reference"]["hr@1"]
     gap = knn["metrics"]["hr@1"]["mean"] - means(results)[reference]
     assert knn["against_reference"]["hr@1"]["difference"] == pytest.approx(gap)
-    assert knn["grid"] > 1 and set(knn["chosen"]) == {"neighbours", "shrinkage", "last"}
+    assert max(tried["validation"] for tried in knn["grid"]) == knn["validation"] and len(knn["grid"]) == len(
+        ITEM_KNN_GRID
+    )
+    assert set(knn["chosen"]) == {"neighbours", "shrinkage", "last"}
 
 
 def test_everything_is_written_and_recorded(evaluated: Path) -> None:

@@ -33,7 +33,8 @@ def make_results(name: str = "other") -> dict[str, Any]:
         "methods": [
             method(name, [0.3, 0.6, 0.5], kind="model", model=name, revision=None, score="sum", record=record,
                    against_reference={"hr@1": gain(0.05, 0.04), "ndcg@10": gain(-0.01, 0.2)}),
-            method("base", [0.25, 0.5, 0.4], chosen={"last": 5}, by="ndcg@10 on validation", validation=0.4, grid=9),
+            method("base", [0.25, 0.5, 0.4], chosen={"last": 5}, by="ndcg@10 on validation", validation=0.4,
+                   grid=[{"last": last, "validation": 0.4} for last in range(9)]),
         ],
     }  # fmt: skip
 

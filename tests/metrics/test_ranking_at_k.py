@@ -1,21 +1,17 @@
 """ranking_at_k against brute force over every order of the tied candidates, and through `evaluate`."""
 
-import importlib.util
 import itertools
-import json
 import math
-import sys
 from pathlib import Path
 
 import evaluate
 import numpy as np
 import pytest
-import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cprec_hf.metrics.ranking_at_k import ranking_at_k as module
-from cprec_hf.metrics.ranking_at_k.ranking_at_k import ranking_at_k
+from cprec_hf.metrics.ranking_at_k.ranking_at_k import METRICS, group_means, ranking_at_k
 
 FOLDER = Path(module.__file__).parent
 
@@ -29,11 +25,13 @@ def by_enumeration(scores: list[float], relevance: list[float], k: int) -> dict[
     ]
     ideal = sum(g / math.log2(i + 2) for i, g in enumerate(sorted(relevance, reverse=True)[:k]))
     total = sum(g > 0 for g in relevance)
-    values: dict[str, list[float]] = {"hr": [], "ndcg": [], "mrr": [], "recall": []}
+    values: dict[str, list[float]] = {name: [] for name in METRICS}
     for gains in orders:
         hits = [i for i, g in enumerate(gains[:k]) if g > 0]
         values["hr"].append(float(bool(hits)))
         values["recall"].append(len(hits) / total)
+        values["precision"].append(len(hits) / k)
+        values["map"].append(sum((n + 1) / (i + 1) for n, i in enumerate(hits)) / total)
         values["mrr"].append(1 / (hits[0] + 1) if hits else 0.0)
         values["ndcg"].append(sum(g / math.log2(i + 2) for i, g in enumerate(gains[:k])) / ideal)
     return {name: sum(v) / len(v) for name, v in values.items()}
@@ -52,12 +50,15 @@ def tables(draw: st.DrawFn) -> tuple[list[list[float]], list[list[float]]]:
 @given(tables())
 def test_equals_the_mean_over_all_orders_of_ties(table: tuple[list[list[float]], list[list[float]]]) -> None:
     scores, relevance = table
-    ks = list(range(1, len(scores[0]) + 1))
-    got = ranking_at_k(scores, relevance, ks)
-    for row, (s, r) in enumerate(zip(scores, relevance, strict=True)):
-        for k in ks:
-            for name, expected in by_enumeration(s, r, k).items():
-                assert got[f"{name}@{k}"][row] == pytest.approx(expected, abs=1e-12), (name, k, s, r)
+    width = len(scores[0])
+    places = range(1, width + 1)
+    truth = [[by_enumeration(s, r, k) for k in places] for s, r in zip(scores, relevance, strict=True)]
+    for most in {1, (width + 1) // 2, width}:  # only what may come in the first max(ks) places is looked at
+        got = ranking_at_k(scores, relevance, places[:most])
+        for k in places[:most]:
+            for name in METRICS:
+                expected = [of_row[k - 1][name] for of_row in truth]
+                np.testing.assert_allclose(got[f"{name}@{k}"], expected, atol=1e-12, err_msg=f"{name}@{k} {table}")
 
 
 @settings(max_examples=40, deadline=None)
@@ -96,6 +97,77 @@ def test_large_tie_groups_stay_accurate() -> None:
     assert got["hr@10"][0] == pytest.approx(1 - none, rel=1e-9)
 
 
+def test_precision_and_map_by_hand() -> None:
+    """Scores 3, 2, 2, 1 with the first, third and fourth relevant: the tie puts them at 1, 2, 4 or 1, 3, 4."""
+    got = ranking_at_k([[3, 2, 2, 1]], [[1, 0, 1, 1]], [2, 4])
+    assert got["precision@2"][0] == pytest.approx((2 / 2 + 1 / 2) / 2)
+    assert got["map@2"][0] == pytest.approx(((1 + 2 / 2) / 3 + 1 / 3) / 2)
+    assert got["map@4"][0] == pytest.approx(((1 + 2 / 2 + 3 / 4) / 3 + (1 + 2 / 3 + 3 / 4) / 3) / 2)
+
+
+@pytest.mark.parametrize("relevant", [1, 4])
+def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch, relevant: int) -> None:
+    rng = np.random.default_rng(0)
+    scores = rng.integers(0, 9, (50, 12)).astype(np.float32)
+    relevance = (rng.random((50, 12)).argsort(axis=1) < relevant) * rng.integers(1, 3, (50, 12))
+    whole = ranking_at_k(scores, relevance, [1, 5])
+    monkeypatch.setattr(module, "_CELLS", 12 * 7)
+    for name, values in ranking_at_k(scores.astype(np.float64), relevance.astype(np.int8), [1, 5]).items():
+        np.testing.assert_allclose(values, whole[name], err_msg=name)
+
+
+def test_scores_are_compared_in_their_own_precision() -> None:
+    close = np.array([[1.0, 1.0 + 1e-12]])
+    assert ranking_at_k(close, [[1, 0]], [1])["hr@1"] == 0.0
+    assert ranking_at_k(close.astype(np.float32), [[1, 0]], [1])["hr@1"] == 0.5
+
+
+def test_with_one_relevant_candidate_metrics_coincide() -> None:
+    rng = np.random.default_rng(1)
+    scores, relevance = rng.integers(0, 5, (40, 8)), np.eye(8)[rng.integers(0, 8, 40)]
+    got = ranking_at_k(scores, relevance, [3])
+    np.testing.assert_allclose(got["hr@3"], got["recall@3"])
+    np.testing.assert_allclose(got["hr@3"], 3 * got["precision@3"])
+    np.testing.assert_allclose(got["mrr@3"], got["map@3"])
+
+
+def test_items_are_ranked_not_titles() -> None:
+    """Two items are called "Lamp" and share the score of that title: the target is one of them, so a half is earned.
+
+    A ranking of titles would have called the first place a hit.
+    """
+    titles, score_of = ["Lamp", "Lamp", "Desk"], {"Lamp": 0.9, "Desk": 0.2}
+    scores = [[score_of[title] for title in titles]]
+    got = ranking_at_k(scores, [[0, 1, 0]], [1, 2])
+    assert (got["hr@1"][0], got["hr@2"][0], got["mrr@2"][0]) == (0.5, 1.0, 0.75)
+
+
+def test_only_the_metrics_asked_for() -> None:
+    assert list(ranking_at_k([[1, 0]], [[1, 0]], [1, 2], ["mrr", "hr"])) == ["mrr@1", "hr@1", "mrr@2", "hr@2"]
+    with pytest.raises(ValueError, match="metrics auc; choose from hr, recall"):
+        ranking_at_k([[1, 0]], [[1, 0]], [1], ["auc"])
+
+
+def test_groups_are_means_over_their_rows() -> None:
+    rng = np.random.default_rng(2)
+    scores, relevance = rng.random((30, 6)), np.eye(6)[rng.integers(0, 6, 30)]
+    domain, cold = rng.choice(["Books", "Music"], 30), rng.random(30) < 0.3
+    history = np.digitize(rng.permutation(30), [5, 10])
+    metric = evaluate.load(str(FOLDER))
+    groups = {"domain": domain, "cold": cold, "history": history}
+    got = metric.compute(predictions=scores, references=relevance, k=[1, 3], groups=groups)
+    per_row = ranking_at_k(scores, relevance, [1, 3])
+    assert set(got) == {*per_row, "groups"} and list(got["groups"]) == ["domain", "cold", "history"]
+    assert list(got["groups"]["domain"]) == ["Books", "Music"] and list(got["groups"]["history"]) == ["0", "1", "2"]
+    for name, labels in groups.items():
+        for label in set(labels.tolist()):
+            mine = [i for i in range(30) if labels[i] == label]
+            means = {metric: pytest.approx(values[mine].mean()) for metric, values in per_row.items()}
+            assert got["groups"][name][str(label)] == {"rows": len(mine), **means}
+    with pytest.raises(ValueError, match=r"groups: 'domain' has labels of shape \(2,\) for 30 rows"):
+        group_means(per_row, {"domain": ["a", "b"]})
+
+
 @pytest.mark.parametrize(
     ("scores", "relevance", "ks", "message"),
     [
@@ -119,8 +191,9 @@ def test_loads_by_path_and_gives_the_readme_example() -> None:
     got = metric.compute(predictions=[[0.7, 0.7, 0.1]], references=[[1, 0, 0]], k=[1, 2])
     assert got == pytest.approx(
         {
-            "hr@1": 0.5, "ndcg@1": 0.5, "mrr@1": 0.5, "recall@1": 0.5,
-            "hr@2": 1.0, "ndcg@2": 0.5 + 0.5 / math.log2(3), "mrr@2": 0.75, "recall@2": 1.0,
+            "hr@1": 0.5, "recall@1": 0.5, "precision@1": 0.5, "ndcg@1": 0.5, "mrr@1": 0.5, "map@1": 0.5,
+            "hr@2": 1.0, "recall@2": 1.0, "precision@2": 0.5, "ndcg@2": 0.5 + 0.5 / math.log2(3), "mrr@2": 0.75,
+            "map@2": 0.75,
         }
     )  # fmt: skip
 
@@ -129,22 +202,3 @@ def test_through_evaluate_close_float64_scores_are_not_ties() -> None:
     metric = evaluate.load(str(FOLDER))
     got = metric.compute(predictions=[[1.0, 1.0 + 1e-12]], references=[[1, 0]], k=[1])
     assert got["hr@1"] == 0.0
-
-
-def test_the_space_folder_is_complete() -> None:
-    front = yaml.safe_load((FOLDER / "README.md").read_text(encoding="utf-8").split("---")[1])
-    assert front["sdk"] == "gradio" and front["tags"] == ["evaluate", "metric"] and front["app_file"] == "app.py"
-    assert "import cprec_hf" not in (text := (FOLDER / "ranking_at_k.py").read_text()) and "from cprec_hf" not in text
-    assert {line.split(">")[0] for line in (FOLDER / "requirements.txt").read_text().split()} >= {"evaluate", "numpy"}
-
-
-def test_the_app_answers_json(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(FOLDER))  # as on a Space, where the folder is the working directory
-    monkeypatch.delitem(sys.modules, "ranking_at_k", raising=False)
-    spec = importlib.util.spec_from_file_location("ranking_app", FOLDER / "app.py")
-    assert spec and spec.loader
-    app = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(app)
-    got = app.answer(json.dumps([[0.9, 0.5, 0.1]]), json.dumps([[0, 1, 0]]), "1, 2")
-    assert got["hr@1"] == 0.0 and got["hr@2"] == 1.0
-    assert "unequal length" in app.answer("[[1, 2], [1]]", "[[1, 0], [1]]", "1")["error"]

@@ -13,8 +13,6 @@ import codecs
 import csv
 import difflib
 import gzip
-import os
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -34,6 +32,7 @@ from cprec_hf.behaviors.sources.json_lines import (
 )
 from cprec_hf.errors import InputError
 from cprec_hf.files import ran_out_of_space
+from cprec_hf.recipes import expand_environment
 
 SourceFile = Path | HubFile
 
@@ -115,7 +114,7 @@ def find_files(given: str | list[str], where: str) -> tuple[SourceFile, ...]:
     for one in [given] if isinstance(given, str) else given:
         found = _matching(one, where)
         if not found:
-            expanded = _expanded(one, where)
+            expanded = expand_environment(one, where)
             hint = f"; it is a folder: name its files, e.g. {one}/*.parquet" if Path(expanded).is_dir() else ""
             raise InputError(f"{where}: no file {expanded}" + (hint or ("" if expanded == one else f" (from {one})")))
         paths += found
@@ -184,15 +183,8 @@ def _open(path: SourceFile, columns: list[str]) -> pl.LazyFrame:
     return pl.scan_csv(path, infer_schema=False, encoding="utf8-lossy", glob=False, **(READERS[kind] or {}))
 
 
-def _expanded(path: str, where: str) -> str:
-    for name in re.findall(r"\$\{(\w+)\}", path):
-        if name not in os.environ:
-            raise InputError(f"{where}: the environment variable {name} in {path} is not set; set it to what it names")
-    return re.sub(r"\$\{(\w+)\}", lambda match: os.environ[match[1]], path)
-
-
 def _matching(path: str, where: str) -> list[SourceFile]:
-    expanded = _expanded(path, where)
+    expanded = expand_environment(path, where)
     return [*(find_on_the_hub(expanded, where) if expanded.startswith("hf://") else _here(expanded))]
 
 

@@ -1,1 +1,1 @@
-"""hr, ndcg, mrr and recall at k, ties taken in expectation: `from ...ranking_at_k.ranking_at_k import ranking_at_k`."""
+"""Ranking metrics at k, ties taken in expectation: `from ...ranking_at_k.ranking_at_k import ranking_at_k`."""

@@ -1,0 +1,1 @@
+"""The study: a matrix of methods, domains, seeds and ablations as resumable cells (`cprec study`)."""

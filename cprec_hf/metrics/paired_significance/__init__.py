@@ -1,0 +1,1 @@
+"""Paired comparison of two methods over users and seeds: bootstrap, t-test, Wilcoxon, effect sizes, Holm."""
