@@ -21,6 +21,7 @@ Kind = Literal[
     "sasrec",
     "bert4rec",
     "sasrec_llm",
+    "hybrid",
     "random",
     "candidate_memoriser",
     "latent_oracle",
@@ -32,6 +33,10 @@ EMBEDDED = ("embedding", "sasrec_llm")
 NEED_A_SET = ("generate", "pointwise", "candidate_memoriser")
 """Kinds that mean something only for a frozen set: answers are looked up in it, asked about, or it is looked up."""
 ORACLES = ("latent_oracle", "bayes_oracle")
+CALIBRATED = ("model", "hybrid", "gru4rec", "sasrec", "bert4rec", "sasrec_llm", *ORACLES)
+"""Kinds whose scores are log-probabilities, up to a constant a row, if the method is right."""
+NO_PARTS = ("generate", "candidate_memoriser", *ORACLES)
+"""Kinds no hybrid is made of: answers are no scores, the others know what no recommender may."""
 
 
 @dataclass(frozen=True)
@@ -48,11 +53,17 @@ class MethodConfig:
     kinds embedding and sasrec_llm: of any language model or encoder, which reads the titles."""
     revision: str | None = None
     """kinds that take a model: branch, tag or commit of the repo."""
-    score: Literal["sum", "mean", "pmi"] = "sum"
-    """kind model: how token log-probabilities make a title's score; see `Recommender.rank`."""
+    score: Literal["sum", "mean", "pmi", "validation"] = "sum"
+    """kind model: how token log-probabilities make a title's score; see `Recommender.rank`. `validation`: the one of
+    the three with the best ndcg at the last cut-off on the validation rows, chosen before the test rows are scored."""
+    parts: list[str] = field(default_factory=list)
+    """kind hybrid: names of the methods whose scores it adds up, weighted by what fits the validation rows best."""
 
     def __post_init__(self) -> None:
-        """Raise `InputError` if `model` is missing, or given where it means nothing."""
+        """Raise `InputError` if `model` or `parts` is missing, or given where it means nothing."""
+        if (self.kind == "hybrid") != bool(self.parts) or len(self.parts) == 1:
+            wanted = "give `parts`, the names of two methods or more" if self.kind == "hybrid" else "takes no `parts`"
+            raise InputError(f"method {self.name!r} is of kind {self.kind}: {wanted}")
         if self.kind in (*MODELS, *EMBEDDED) and not self.model:
             raise InputError(f"method {self.name!r} is of kind {self.kind}; give `model`, a folder or repo id")
         if self.kind not in (*MODELS, *EMBEDDED) and (self.model or self.revision or self.score != "sum"):
@@ -90,6 +101,12 @@ class EvaluateConfig:
     """Cut-offs of the metrics."""
     seed: int = 0
     """Draws the bootstrap resamples and the random method's scores."""
+    train_share: float | None = None
+    """Share of the training users that baselines are fitted on, the same nested subsets as the stages' `train_share`.
+    Models are not trained here: give those that were fine-tuned on as few. Settings are chosen on all validation rows,
+    as a stage's early stopping does."""
+    subset_seed: int | None = None
+    """Draws other users for `train_share` than the corpus froze, as the stages' `subset_seed` does."""
     curves: list[str] = field(default_factory=list)
     """Output folders of training stages whose learning rate and losses are plotted, in order."""
 
@@ -105,7 +122,39 @@ class EvaluateConfig:
         needs = [method.name for method in self.methods if method.kind in NEED_A_SET]
         if self.candidates == "all" and needs:
             raise InputError(f"`candidates` is all, and method {needs[0]!r} is of a kind that needs a frozen set")
+        _check_parts(self.methods)
+        if self.train_share is not None and not 0 < self.train_share <= 1:
+            raise InputError(f"`train_share` is {self.train_share}; give a share of the users, above 0 and at most 1")
+        if self.subset_seed is not None and self.train_share is None:
+            raise InputError("`subset_seed` draws the users of a `train_share`; give that too")
         if not self.k or min(self.k) < 1 or sorted(set(self.k)) != self.k:
             raise InputError(f"`k` is {self.k}; give whole numbers from 1 up, rising")
         if self.seed < 0:
             raise InputError(f"`seed` is {self.seed}; give 0 or more")
+
+    @property
+    def parts(self) -> set[str]:
+        """The names of all methods that are part of a hybrid."""
+        return {part for method in self.methods for part in method.parts}
+
+
+def _check_parts(methods: list[MethodConfig]) -> None:
+    """Raise `InputError` for hybrids of what is not there, twice there, no part, or made of the hybrid itself."""
+    by_name = {method.name: method for method in methods}
+    for method in methods:
+        where = f"method {method.name!r}: `parts`"
+        for part in method.parts:
+            if part not in by_name:
+                raise InputError(f"{where} has {part!r}, which is not among the methods: {', '.join(by_name)}")
+            if method.parts.count(part) > 1:
+                raise InputError(f"{where} has {part!r} more than once")
+            if by_name[part].kind in NO_PARTS:
+                raise InputError(f"{where} has {part!r}, and a method of kind {by_name[part].kind} can be no part")
+        reached, ahead = set(), list(method.parts)
+        while ahead:
+            name = ahead.pop()
+            if name == method.name:
+                raise InputError(f"{where} lead back to itself; a hybrid cannot be made of itself")
+            if name in by_name and name not in reached:
+                reached.add(name)
+                ahead += by_name[name].parts

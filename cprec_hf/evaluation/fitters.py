@@ -17,6 +17,8 @@ import pyarrow.compute as pc
 from cprec_hf.corpus.memoriser import memoriser_scores
 from cprec_hf.evaluation import baselines
 from cprec_hf.evaluation.config import Kind, MethodConfig
+from cprec_hf.evaluation.hybrid import fit_hybrid
+from cprec_hf.evaluation.kept import Kept
 from cprec_hf.evaluation.models import model_scorer
 from cprec_hf.evaluation.rows import Rows, Score
 from cprec_hf.evaluation.task import Task
@@ -24,8 +26,48 @@ from cprec_hf.evaluation.task import Task
 Fitter = Callable[[MethodConfig, Task], tuple[Score, dict[str, Any]]]
 
 
+def fit_method(method: MethodConfig, task: Task) -> tuple[Score, dict[str, Any]]:
+    """What gives scores to rows of the task, higher is better, and what is to be recorded of the method.
+
+    A part of a hybrid is fitted once, and scores the task's rows and the validation rows at once; those are kept.
+
+    Args:
+        method: of any kind in `FITTERS`.
+        task: what it is fitted on.
+
+    Raises:
+        InputError: the method cannot run here (see `Task.load`, `Recommender.from_pretrained`, `MarketplaceOracle`).
+        ValueError: when it scores: the scores are of another shape than the candidates, or NaN.
+    """
+    if method.name in task.fitted:
+        return task.fitted[method.name]
+    score, record = FITTERS[method.kind](method, task)
+    score = partial(_checked, method, score)
+    if method.name in task.config.parts:
+        score = Kept.score(score, [task.rows, task.validation] if task.config.split != "validation" else [task.rows])
+        task.fitted[method.name] = score, record
+    return score, record
+
+
+def _checked(method: MethodConfig, score: Score, rows: Rows) -> np.ndarray:
+    """Scores float64 [rows, candidates]; raises `ValueError` for another shape, or NaN."""
+    scores = np.asarray(score(rows), dtype=np.float64)
+    if scores.shape != rows.candidates.shape:
+        raise ValueError(f"method {method.name!r} gave scores {scores.shape} for candidates {rows.candidates.shape}")
+    if np.isnan(scores).any():
+        row = int(np.isnan(scores).any(axis=1).argmax())
+        raise ValueError(f"method {method.name!r} gave NaN scores, first in row {row}; NaN has no rank")
+    return scores
+
+
 def _model(method: MethodConfig, task: Task) -> tuple[Score, dict[str, Any]]:
-    return model_scorer(method, task.config)
+    return model_scorer(method, task.config, lambda: task.validation)
+
+
+def _hybrid(method: MethodConfig, task: Task) -> tuple[Score, dict[str, Any]]:
+    by_name = {other.name: other for other in task.config.methods}
+    parts = {name: fit_method(by_name[name], task)[0] for name in method.parts}
+    return fit_hybrid(parts, task.validation, max(task.config.k), task.config.seed)
 
 
 def _random(_: MethodConfig, task: Task) -> tuple[Score, dict[str, Any]]:
@@ -52,7 +94,7 @@ def _item_knn(_: MethodConfig, task: Task) -> tuple[Score, dict[str, Any]]:
 
 
 def _title_overlap(_: MethodConfig, task: Task) -> tuple[Score, dict[str, Any]]:
-    vectors = baselines.title_vectors(baselines.title_words(task.catalogue.titles))
+    vectors = baselines.title_vectors(task.title_words)
 
     def score(setting: baselines.TitleOverlap, rows: Rows) -> np.ndarray:
         return baselines.title_overlap(vectors, rows, setting)
@@ -61,10 +103,8 @@ def _title_overlap(_: MethodConfig, task: Task) -> tuple[Score, dict[str, Any]]:
 
 
 def _bm25(_: MethodConfig, task: Task) -> tuple[Score, dict[str, Any]]:
-    counts = baselines.title_words(task.catalogue.titles)
-
     def score(setting: baselines.Bm25, rows: Rows) -> np.ndarray:
-        return baselines.bm25(counts, rows, setting)
+        return baselines.bm25(task.title_words, rows, setting)
 
     return _tuned(baselines.BM25_GRID, score, task)
 
@@ -98,7 +138,8 @@ def _oracle(method: MethodConfig, task: Task) -> tuple[Score, dict[str, Any]]:
         of_row, times = np.array(users)[rows.users].tolist(), rows.table["timestamp"].to_numpy()
         if method.kind == "latent_oracle":
             return oracle.latent_scores(of_row, times, rows.candidate_ids)
-        return oracle.bayes_scores(of_row, times, rows.table["history"].to_pylist(), rows.candidate_ids)
+        with np.errstate(divide="ignore"):  # what cannot be next
+            return np.log(oracle.bayes_scores(of_row, times, rows.table["history"].to_pylist(), rows.candidate_ids))
 
     return score, {}
 
@@ -123,6 +164,7 @@ FITTERS: Mapping[Kind, Fitter] = {
     "bert4rec": _sequential,
     "sasrec_llm": _sequential,
     "random": _random,
+    "hybrid": _hybrid,
     "candidate_memoriser": _candidate_memoriser,
     "latent_oracle": _oracle,
     "bayes_oracle": _oracle,

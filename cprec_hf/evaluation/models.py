@@ -6,8 +6,9 @@ language model: it ranks zero-shot, with the template, the sizes and the items o
 
 from __future__ import annotations
 
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +16,9 @@ import pyarrow.compute as pc
 
 from cprec_hf.corpus.record import FILENAME, ModelRecord
 from cprec_hf.errors import InputError
+from cprec_hf.evaluation.baselines import choose
 from cprec_hf.evaluation.config import EvaluateConfig, MethodConfig
+from cprec_hf.evaluation.kept import Kept
 from cprec_hf.evaluation.rows import Rows, Score
 from cprec_hf.hub.files import local_path
 
@@ -70,28 +73,79 @@ def check_embedder(method: MethodConfig) -> None:
         raise InputError(f"method {method.name!r}: {error}") from None
 
 
-def model_scorer(method: MethodConfig, config: EvaluateConfig) -> tuple[Score, dict[str, Any]]:
+@dataclass(frozen=True)
+class TitleScore:
+    """The setting that `score: validation` chooses."""
+
+    score: Literal["sum", "mean", "pmi"]
+    """See `Recommender.rank`."""
+
+
+SCORE_GRID = [TitleScore("sum"), TitleScore("mean"), TitleScore("pmi")]
+
+
+def model_scorer(
+    method: MethodConfig, config: EvaluateConfig, validation: Callable[[], Rows]
+) -> tuple[Score, dict[str, Any]]:
     """What scores rows by a model (of kind pointwise: yes against no), and the model's record.
+
+    Args:
+        method: of kind model or pointwise.
+        config: the evaluation.
+        validation: gives the rows on which `score: validation` chooses, by ndcg at the last cut-off.
 
     Raises:
         InputError: it cannot be loaded; and when it scores, that it cannot rank the rows.
     """
     recommender = _open(method, config)
+    record = {"record": asdict(recommender.record)}
+    if method.kind == "pointwise":
+        from cprec_hf.ranking.pointwise import pointwise_scores
 
+        def asked(rows: Rows) -> np.ndarray:
+            histories = rows.table["history"].to_pylist()
+            return pointwise_scores(recommender, histories, rows.candidate_ids, domain=config.domain)
+
+        return asked, record
+    if method.score != "validation":
+        return _ranker(recommender, config.domain, method.score), record
+    rows = validation()
+    kept = _by_every_score(recommender, config.domain, rows)
+    setting, choice = choose(SCORE_GRID, lambda s, part: kept[s.score](part), rows, max(config.k))
+    chosen = _ranker(recommender, config.domain, setting.score)
+    known = kept[setting.score]
+    return lambda part: known(part) if part.split == rows.split else chosen(part), {**record, **choice}
+
+
+def _ranker(recommender: Recommender, domain: str, by: Literal["sum", "mean", "pmi"]) -> Score:
     def score(rows: Rows) -> np.ndarray:
         histories = rows.table["history"].to_pylist()
-        if method.kind == "pointwise":
-            from cprec_hf.ranking.pointwise import pointwise_scores
+        if not rows.whole:
+            return recommender.rank(histories, rows.candidate_ids, domain=domain, score=by)
+        return recommender.rank(histories, None, domain=domain, score=by)[:, _places(recommender, domain, rows)]
 
-            return pointwise_scores(recommender, histories, rows.candidate_ids, domain=config.domain)
-        if rows.whole:
-            known = recommender.items.filter(pc.equal(recommender.items["domain"], config.domain))["item_id"]
-            wanted = pa.array(rows.candidate_ids[0])
-            place = pc.index_in(wanted, value_set=known.combine_chunks().cast(wanted.type)).to_numpy()
-            return recommender.rank(histories, None, domain=config.domain, score=method.score)[:, place]
-        return recommender.rank(histories, rows.candidate_ids, domain=config.domain, score=method.score)
+    return score
 
-    return score, {"record": asdict(recommender.record)}
+
+def _by_every_score(recommender: Recommender, domain: str, rows: Rows) -> dict[str, Kept]:
+    """The rows' scores by sum, mean and pmi, of one reading."""
+    from cprec_hf.ranking.by_score import SCORES, rank_by_scores
+
+    found: dict[str, list[np.ndarray]] = {by: [] for by in SCORES}
+    for block in rows.blocks():
+        offered = None if rows.whole else block.candidate_ids
+        scores = rank_by_scores(recommender, block.table["history"].to_pylist(), offered, domain)
+        place = _places(recommender, domain, rows) if rows.whole else slice(None)
+        for by in SCORES:
+            found[by].append(scores[by][:, place])
+    return {by: Kept.of({rows.split: (rows, np.concatenate(parts))}) for by, parts in found.items()}
+
+
+def _places(recommender: Recommender, domain: str, rows: Rows) -> np.ndarray:
+    """Where each item of a whole catalogue stands among the recommender's items of the domain."""
+    known = recommender.items.filter(pc.equal(recommender.items["domain"], domain))["item_id"]
+    wanted = pa.array(rows.candidate_ids[0])
+    return pc.index_in(wanted, value_set=known.combine_chunks().cast(wanted.type)).to_numpy()
 
 
 def answers_of_model(method: MethodConfig, config: EvaluateConfig, rows: Rows) -> tuple[Answers, dict[str, Any]]:

@@ -18,7 +18,8 @@ from cprec_hf.evaluation.config import MODELS, ORACLES
 from cprec_hf.hub.curves import STYLE, Curve, plot_learning_rate, png, shade_phases
 from cprec_hf.hub.markdown import one_line
 
-_KINDS = {"model": "#2b6cb0", "other": "#9aa5b1"}
+_KINDS = {**dict.fromkeys(MODELS, "#2b6cb0"), "hybrid": "#2c7a7b"}
+_OTHER = "#9aa5b1"
 
 
 def plot_comparison(results: Mapping[str, Any], path: Path) -> None:
@@ -33,7 +34,7 @@ def plot_comparison(results: Mapping[str, Any], path: Path) -> None:
             values = [m["metrics"][metric] for m in methods]
             means = [v["mean"] for v in values]
             error = [[max(v["mean"] - v["low"], 0) for v in values], [max(v["high"] - v["mean"], 0) for v in values]]
-            colours = [_KINDS["model" if m["kind"] in MODELS else "other"] for m in methods]
+            colours = [_KINDS.get(m["kind"], _OTHER) for m in methods]
             panel.barh(
                 range(len(methods)), means, xerr=error, color=colours, height=0.7, error_kw={"lw": 1, "capsize": 2}
             )
@@ -48,6 +49,37 @@ def plot_comparison(results: Mapping[str, Any], path: Path) -> None:
                 panel.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False, ncols=1, fontsize=8)
         panels[0].set_yticks(range(len(methods)), [_short(m["name"]) for m in methods])
         panels[0].invert_yaxis()
+        path.write_bytes(png(figure))
+
+
+def plot_reliability(results: Mapping[str, Any], path: Path) -> None:
+    """A panel for each method with calibrated scores: how often its first choice is right over how sure it is."""
+    methods = [method for method in results["methods"] if "calibration" in method]
+    across = min(4, len(methods))
+    down = -(-len(methods) // across)
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(2.6 * across + 0.4, 2.7 * down + 0.3), layout="constrained")
+        panels = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False).ravel()
+        for panel, method in zip(panels, methods, strict=False):
+            panel.plot([0, 1], [0, 1], color=_OTHER, lw=1, ls="--")
+            found, temperature = method["calibration"], method["calibration"]["temperature"]
+            lines = [("as scored", "#2b6cb0", found["as_scored"])]
+            if "tempered" in found:
+                lines.append((f"scores / {temperature:.2f}", "#c05621", found["tempered"]))
+            for label, colour, line in lines:
+                sure, right = ([held[key] for held in line["bins"]] for key in ("confidence", "right"))
+                sizes = [4 + 90 * held["share"] for held in line["bins"]]
+                panel.plot(sure, right, color=colour, lw=1)
+                panel.scatter(sure, right, s=sizes, color=colour, label=f"{label}, error {line['ece']:.3f}", alpha=0.8)
+            panel.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
+            panel.set_title(_short(method["name"], 34), loc="left", fontsize=9)
+            legend = panel.legend(fontsize=7, loc="upper left", edgecolor="none", framealpha=0.85)
+            for handle in legend.legend_handles:
+                handle.set_sizes([16])
+        for panel in panels[len(methods) :]:
+            panel.set_axis_off()
+        figure.supxlabel("chance given to the first choice (size: share of rows)", fontsize=9)
+        figure.supylabel("how often it is right", fontsize=9)
         path.write_bytes(png(figure))
 
 
@@ -94,6 +126,6 @@ def _count(n: float) -> str:
     return f"{n / 1e6:.2f} M" if n >= 1e6 else f"{n / 1e3:.0f} k" if n >= 1e3 else f"{n:.0f}"
 
 
-def _short(name: str) -> str:
+def _short(name: str, most: int = 60) -> str:
     line = one_line(name)
-    return line if len(line) <= 60 else line[:59] + "…"
+    return line if len(line) <= most else line[: most - 1] + "…"

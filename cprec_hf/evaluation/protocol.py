@@ -34,7 +34,7 @@ from cprec_hf.metrics.paired_significance.paired_significance import RESAMPLES, 
 from cprec_hf.quiet import without_datasets_bars
 from cprec_hf.recipes import read_recipe
 
-RESULTS_FORMAT = 1
+RESULTS_FORMAT = 2
 PerUser = dict[str, dict[str, np.ndarray]]  # by method and metric, float64 [users]
 
 
@@ -87,7 +87,8 @@ def _measure_all(task: Task) -> tuple[PerUser, PerUser, dict[str, dict[str, Any]
     )
     spent = {True: [0.0, 0], False: [0.0, 0]}  # seconds and methods, of models and of others
     width = max(len(method.name) for method in config.methods)
-    for i, method in enumerate(config.methods, start=1):
+    methods = sorted(config.methods, key=lambda method: method.kind == "hybrid")  # after their parts, which take time
+    for i, method in enumerate(methods, start=1):
         start, is_model = time.perf_counter(), method.kind in MODELS
         found = measure_method(method, task)
         per_user[method.name] = {name: rows.per_user(values) for name, values in found.metrics.items()}
@@ -99,7 +100,7 @@ def _measure_all(task: Task) -> tuple[PerUser, PerUser, dict[str, dict[str, Any]
         first = f"hr@{config.k[0]}"
         print(
             f"[{i}/{len(config.methods)}] {one_line(method.name):<{width}}  {first} "
-            f"{per_user[method.name][first].mean():.3f}  {seconds:.1f} s{_left(config.methods[i:], spent)}",
+            f"{per_user[method.name][first].mean():.3f}  {seconds:.1f} s{_left(methods[i:], spent)}",
             flush=True,
         )
         gc.collect()  # the model, before the next one is loaded
@@ -138,6 +139,8 @@ def _about(task: Task) -> dict[str, Any]:
         "items": len(task.catalogue),
         "k": config.k,
         "seed": config.seed,
+        "train_share": config.train_share,
+        "subset_seed": config.subset_seed,
         "bootstrap_resamples": RESAMPLES,
         "curves": config.curves,
         "versions": {
@@ -189,7 +192,8 @@ def _write_per_user(path: Path, task: Task, per_user: PerUser, matched: PerUser)
     first's over the second's.
     """
     columns: dict[str, Any] = {"user_id": task.rows.user_ids, "rows": np.bincount(task.rows.users)}
-    for name, metrics in [*per_user.items(), *matched.items()]:
+    names = [method.name for method in task.config.methods]
+    for name, metrics in [*((name, per_user[name]) for name in names), *matched.items()]:
         columns |= {f"{name}/{metric}": values for metric, values in metrics.items()}
     pq.write_table(pa.table(columns), path)
 

@@ -21,11 +21,13 @@ def write_report(folder: Path, results: Mapping[str, Any], curves: Sequence[Curv
         results: what `run_evaluation` gathered.
         curves: learning curves of the training stages in the results' `curves`; none, no such plots.
     """
-    from cprec_hf.evaluation.plots import plot_comparison, plot_learning_rates, plot_losses
+    from cprec_hf.evaluation.plots import plot_comparison, plot_learning_rates, plot_losses, plot_reliability
 
     text = json.dumps(results, indent=2, ensure_ascii=False, allow_nan=False)
     (folder / "results.json").write_text(text + "\n", encoding="utf-8")
     plot_comparison(results, folder / "comparison.png")
+    if any("calibration" in method for method in results["methods"]):
+        plot_reliability(results, folder / "reliability.png")
     if curves:
         plot_learning_rates(curves, folder / "learning_rate.png")
         plot_losses(curves, folder / "losses.png")

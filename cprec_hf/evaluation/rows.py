@@ -67,9 +67,15 @@ class Rows:
     """The candidates' item ids [rows][candidates]."""
     whole: bool
     """Whether each row ranks the whole catalogue."""
+    split: str = ""
+    """The split they are of, where that matters: scores are kept by split and place."""
+    first: int = 0
+    """Which row of the split the first one is."""
 
     @classmethod
-    def from_table(cls, table: pa.Table, catalogue: Catalogue, where: str, column: str | None = "candidates") -> Rows:
+    def from_table(
+        cls, table: pa.Table, catalogue: Catalogue, where: str, column: str | None = "candidates", split: str = ""
+    ) -> Rows:
         """Read rows of an `sft-<domain>` split.
 
         Args:
@@ -77,6 +83,7 @@ class Rows:
             catalogue: the domain's items.
             where: names the corpus and split in error messages.
             column: with the candidates; None for the whole catalogue.
+            split: see `Rows.split`.
 
         Raises:
             InputError: no rows, an item without a catalogue entry, rows with different numbers of candidates, or a
@@ -111,6 +118,7 @@ class Rows:
             user_ids=users.dictionary.to_pylist(),
             candidate_ids=candidate_ids,
             whole=column is None,
+            split=split,
         )
 
     def __len__(self) -> int:
@@ -120,6 +128,35 @@ class Rows:
     def relevance(self) -> np.ndarray:
         """1.0 for the target, 0.0 for the others. Shape: [rows, candidates]."""
         return (self.candidates == self.targets[:, None]).astype(np.float64)
+
+    @property
+    def target_places(self) -> np.ndarray:
+        """Where among its candidates each row's target stands, int64 [rows]."""
+        return (self.candidates == self.targets[:, None]).argmax(axis=1)
+
+    @property
+    def user_weights(self) -> np.ndarray:
+        """How much each row counts where every user counts once: 1 / the rows of its user [rows]."""
+        return 1.0 / np.bincount(self.users)[self.users]
+
+    def candidate_lines(self, catalogue: Catalogue) -> memoryview:
+        """The candidates' item ids, row by row, each with a line break after it: what a hash of them is taken of.
+
+        Of a whole catalogue, which is the same for every row, one row.
+        """
+        codes = self.candidates[:1] if self.whole else self.candidates
+        ids = catalogue.item_ids.cast(pa.large_string()).take(pa.array(codes.ravel()))
+        lines = pc.binary_join_element_wise(ids, pa.scalar("", pa.large_string()), pa.scalar("\n", pa.large_string()))
+        ends = np.frombuffer(lines.buffers()[1], np.int64)
+        return memoryview(lines.buffers()[2])[ends[lines.offset] : ends[lines.offset + len(lines)]]
+
+    @property
+    def ranked(self) -> np.ndarray:
+        """Which candidates are ranked, bool [rows, candidates]: of a whole catalogue not those of the history."""
+        ranked = np.ones(self.candidates.shape, dtype=bool)
+        if self.whole:
+            ranked[np.repeat(np.arange(len(self)), self.histories.lengths), self.histories.values] = False
+        return ranked
 
     def blocks(self) -> Iterator[Rows]:
         """The rows in portions of so many scores as are held at once. Users keep their numbers."""
@@ -135,23 +172,26 @@ class Rows:
                 candidates=self.candidates[part],
                 users=self.users[part],
                 candidate_ids=self.candidate_ids[part],
+                first=self.first + start,
             )
+
+    def scored(self, score: Score) -> Iterator[tuple[Rows, np.ndarray]]:
+        """The rows block by block, with their scores float64 [rows, candidates].
+
+        Of a whole catalogue, what stands in the history comes last: it has minus infinity, whatever its score.
+        """
+        for rows in self.blocks():
+            scores = np.asarray(score(rows), dtype=np.float64)
+            yield rows, np.where(rows.ranked, scores, -np.inf) if rows.whole else scores
 
     def metrics(self, score: Score, ks: Sequence[int]) -> dict[str, np.ndarray]:
         """`ranking_at_k`'s values [rows] by name.
 
         Args:
-            score: rows -> scores [rows, candidates], called with a block at a time. Of a whole catalogue, what stands
-                in the history comes last, whatever its score.
+            score: rows -> scores [rows, candidates], called as `scored` says.
             ks: cut-offs.
         """
-        found = []
-        for rows in self.blocks():
-            scores = score(rows)
-            if rows.whole:
-                scores = np.array(scores, dtype=np.float64)
-                scores[np.repeat(np.arange(len(rows)), rows.histories.lengths), rows.histories.values] = -np.inf
-            found.append(ranking_at_k(scores, rows.relevance, ks, METRICS))
+        found = [ranking_at_k(scores, rows.relevance, ks, METRICS) for rows, scores in self.scored(score)]
         return {name: np.concatenate([part[name] for part in found]) for name in found[0]}
 
     def history_matrix(self, n_items: int, last: int) -> sparse.csr_array:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -13,13 +13,17 @@ from scipy import sparse
 from cprec_hf.corpus.load import corpus_commit, load_corpus, load_facts
 from cprec_hf.corpus.ragged import Ragged
 from cprec_hf.errors import InputError
+from cprec_hf.evaluation.baselines import title_words
 from cprec_hf.evaluation.config import EMBEDDED, MODELS, NEED_A_SET, ORACLES, EvaluateConfig
+from cprec_hf.evaluation.groups import Grouping, groupings
 from cprec_hf.evaluation.models import check_embedder, check_model
-from cprec_hf.evaluation.rows import Catalogue, Rows, training_interactions
+from cprec_hf.evaluation.rows import Catalogue, Rows, Score, training_interactions
 from cprec_hf.evaluation.sequential.sequences import training_sequences
 
 if TYPE_CHECKING:
     from cprec_hf.behaviors.marketplace_oracle import MarketplaceOracle
+
+_MOST_KEPT = 8 << 30  # bytes of hybrids' parts
 
 
 @dataclass(frozen=True)
@@ -30,12 +34,16 @@ class Task:
     facts: dict[str, Any]
     """The corpus' `cprec-corpus.json`."""
     splits: dict[str, pa.Table]
-    """train, validation and test of the domain's fine-tuning config."""
+    """train, validation and test of the domain's fine-tuning config; of train the rows of `train_share`'s users."""
+    all_train: pa.Table
+    """The split train with all its users: what popularity is counted on where it describes, not predicts."""
     catalogue: Catalogue
     column: str | None
     """With the candidates; None for the whole catalogue."""
     rows: Rows
     """The rows that are scored."""
+    fitted: dict[str, tuple[Score, dict[str, Any]]] = field(default_factory=dict, repr=False)
+    """What `fit_method` keeps of hybrids' parts, by name."""
 
     @classmethod
     def load(cls, config: EvaluateConfig) -> Task:
@@ -43,7 +51,8 @@ class Task:
 
         Raises:
             InputError: no such corpus, domain, split or model; fewer than two users; a k larger than the candidate
-                sets; a model without whole weights or some of the items; an oracle without its marketplace or users.
+                sets; a model without whole weights or some of the items; an oracle without its marketplace or users;
+                hybrids whose parts' scores would not fit into memory, or without two validation users.
         """
         config = replace(config, corpus_revision=corpus_commit(config.corpus, config.corpus_revision))
         facts = load_facts(config.corpus, config.corpus_revision)
@@ -74,13 +83,20 @@ class Task:
         rows = _rows(splits, config.split, catalogue, config.corpus, column)
         if column is None and max(config.k) > len(catalogue):
             raise InputError(f"`k` goes to {max(config.k)} and {config.domain!r} has {len(catalogue)} items; lower it")
-        task = cls(config, facts, splits, catalogue, column, rows)
+        all_train = _table(splits, "train", config.corpus)
+        if config.train_share is not None:
+            from cprec_hf.training.subset import few_users
+
+            splits["train"] = few_users(all_train, config.train_share, config.subset_seed)
+        task = cls(config, facts, splits, all_train, catalogue, column, rows)
         if len(task.rows.user_ids) < 2:
             raise InputError(
                 f"{config.corpus}, {config.split}: intervals over users need at least two of them, and there is one"
             )
         if any(method.kind in ORACLES for method in config.methods):
             _ = task.oracle
+        if config.parts:
+            _check_hybrids(task)
         ranked = np.arange(len(catalogue)) if column is None else task.rows.candidates
         wanted = np.union1d(ranked, task.rows.histories.values)
         for method in config.methods:
@@ -119,21 +135,49 @@ class Task:
     @cached_property
     def train(self) -> sparse.csr_array:
         """Who did what before the cut, 0/1 [training users, items]."""
-        return training_interactions(self._split("train"), self.catalogue, f"{self.config.corpus}, train")
+        return training_interactions(self.splits["train"], self.catalogue, f"{self.config.corpus}, train")
+
+    @cached_property
+    def popularity(self) -> np.ndarray:
+        """How many training users had each item, `train_share` or not [items]."""
+        everyone = training_interactions(self.all_train, self.catalogue, f"{self.config.corpus}, train")
+        return np.asarray(everyone.sum(axis=0)).ravel()
+
+    @cached_property
+    def title_words(self) -> sparse.csr_array:
+        """How often each title has each word [items, words]."""
+        return title_words(self.catalogue.titles)
+
+    @cached_property
+    def groupings(self) -> list[Grouping]:
+        """The groups whose figures are taken apart."""
+        return groupings(self.rows, self.popularity)
 
     @cached_property
     def sequences(self) -> Ragged:
         """Each training user's items before the cut, every event once, oldest first [training users][any]."""
         every = self.facts.get("recipe", {}).get("train_targets") == "every"
-        return training_sequences(self._split("train"), self.catalogue, f"{self.config.corpus}, train", every=every)
+        return training_sequences(self.splits["train"], self.catalogue, f"{self.config.corpus}, train", every=every)
 
     @cached_property
     def validation(self) -> Rows:
         """The rows baselines choose their settings on."""
         return _rows(self.splits, "validation", self.catalogue, self.config.corpus, self.column)
 
-    def _split(self, name: str) -> pa.Table:
-        return _table(self.splits, name, self.config.corpus)
+
+def _check_hybrids(task: Task) -> None:
+    """Raise `InputError` if the parts' scores would take too much memory, or there are too few users to fit on."""
+    splits = [task.rows, task.validation] if task.config.split != "validation" else [task.rows]
+    if len(task.validation.user_ids) < 2:
+        raise InputError("a hybrid's weights are cross-validated over users, and validation has only one")
+    # Kept once, and standardised and parted into folds while weights are fitted.
+    needed = 3 * 8 * len(task.config.parts) * sum(rows.candidates.size for rows in splits)
+    if needed > _MOST_KEPT:
+        raise InputError(
+            f"a hybrid of {len(task.config.parts)} parts would hold {needed / 2**30:.0f} GiB of scores of "
+            f"{task.rows.candidates.shape[1]:,} candidates a row, and {_MOST_KEPT / 2**30:.0f} are allowed; "
+            "evaluate on a frozen set of candidates"
+        )
 
 
 def _table(splits: dict[str, pa.Table], name: str, corpus: str) -> pa.Table:
@@ -143,7 +187,7 @@ def _table(splits: dict[str, pa.Table], name: str, corpus: str) -> pa.Table:
 
 
 def _rows(splits: dict[str, pa.Table], name: str, catalogue: Catalogue, corpus: str, column: str | None) -> Rows:
-    return Rows.from_table(_table(splits, name, corpus), catalogue, f"{corpus}, {name}", column)
+    return Rows.from_table(_table(splits, name, corpus), catalogue, f"{corpus}, {name}", column, name)
 
 
 def _column(config: EvaluateConfig, facts: dict[str, Any]) -> str | None:

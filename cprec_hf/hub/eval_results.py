@@ -5,12 +5,14 @@
     eval_results_files({**facts, "results": rows})         # {".eval_results/music-test.yaml": "- dataset: ..."}
 
 A row: `metric`, `value`, `low`, `high` (95 % interval), `n` (users), `domain`, `split`, `candidates` (a user), for
-models `score` (see `Recommender.rank`), and where the corpus is a repo its id and commit, `dataset` and `revision`.
+models `score` (see `Recommender.rank`), of a study `seed`, and where the corpus is a repo its id and commit, `dataset`
+and `revision`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -21,6 +23,27 @@ from cprec_hf.hub.markdown import Safe, escape, number, one_line, table
 
 _TASK = "Rank the candidates of a user's next item"
 _NOT_SHOWN = ("metric", "value", "low", "high", "n", "dataset", "revision")
+
+
+def evaluations_of(results: Mapping[str, Any], folder: Path, where: str | Path) -> list[tuple[Mapping[str, Any], str]]:
+    """The evaluations that ranked the model of a folder by likelihood, each with its name there.
+
+    Args:
+        results: the `results.json` of an evaluation, or of a study, whose `models` are evaluations of one model each:
+            of a domain, a seed and a score.
+        folder: of the model.
+        where: the results are, for the message.
+
+    Raises:
+        InputError: there is none.
+    """
+    found = []
+    for one in results.get("models", [results]):
+        ranked = [m for m in one["methods"] if m["kind"] == "model" and Path(m["model"]).resolve() == folder.resolve()]
+        found += [(one, method["name"]) for method in ranked[:1]]
+    if not found:
+        raise InputError(f"{where}: {folder} is not among the models that were ranked there")
+    return found
 
 
 def results_of(results: Mapping[str, Any], method: str) -> list[dict[str, Any]]:
@@ -39,6 +62,7 @@ def results_of(results: Mapping[str, Any], method: str) -> list[dict[str, Any]]:
         about["score"] = {"generate": "generate and match", "pointwise": "yes against no"}.get(
             found[0]["kind"], found[0]["score"]
         )
+    about |= {"seed": results["study_seed"]} if "study_seed" in results else {}
     where = {"dataset": corpus["location"], "revision": corpus["revision"]} if is_repo_id(corpus["location"]) else {}
     wanted = [f"{name}@{k}" for k in results["k"] for name in (("hr", "ndcg") if k > 1 else ("hr",))]
     values = {metric: found[0]["metrics"][metric] for metric in wanted}
@@ -81,7 +105,8 @@ def model_index(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
             metric_type=one_line(row["metric"]),
             metric_value=float(row["value"]),
             metric_name=one_line(f"{row['metric']}, 95 % interval {interval(row)}" if interval(row) else row["metric"]),
-            metric_args={key: row[key] for key in ("low", "high", "n", "score") if row.get(key) is not None} or None,
+            metric_args={key: row[key] for key in ("low", "high", "n", "score", "seed") if row.get(key) is not None}
+            or None,
         )
         for row in facts.get("results") or []
     ]

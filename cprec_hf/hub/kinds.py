@@ -31,7 +31,8 @@ class ModelOptions(TypedDict, total=False):
     private: bool
     """Whether a new repo is private, as it is if not given."""
     results: str | Path | None
-    """Folder of an evaluation that ranked this model; its metrics go into card, model-index and `.eval_results/`."""
+    """Folder of an evaluation or a study that ranked this model; its metrics go into card, model-index and
+    `.eval_results/`."""
     endpoint: str | None
     """Address of the Hub it goes to, whose repos it names; that of `HF_ENDPOINT` if not given."""
 
@@ -215,7 +216,7 @@ def _plan_model(
 ) -> Push:
     from cprec_hf.hub.cards import render_model_card
     from cprec_hf.hub.curves import draw_learning_rate, read_log
-    from cprec_hf.hub.eval_results import eval_results_files, results_of
+    from cprec_hf.hub.eval_results import eval_results_files, evaluations_of, results_of
     from cprec_hf.hub.model_card import training_facts
 
     record = _read(folder, "cprec.json", "a model of a training stage")
@@ -244,7 +245,8 @@ def _plan_model(
     files["cprec.json"] = _json(facts["record"])
     if results is not None:
         report = _read(Path(results), "results.json", "an evaluation's report")
-        facts["results"] = results_of(relocated_results(report, endpoint), _method_of(folder, report, results))
+        ranked = evaluations_of(report, folder, results)
+        facts["results"] = [row for one, name in ranked for row in results_of(relocated_results(one, endpoint), name)]
         files |= {name: text.encode() for name, text in eval_results_files(facts).items()}
     log = folder / "log.jsonl" if (folder / "log.jsonl").is_file() else folder.parent / "log.jsonl"
     step = record["schedule"].get("step")
@@ -269,14 +271,6 @@ def _plan_model(
 def _is_stable(schedule: Mapping[str, Any]) -> bool:
     warmup, stable = schedule.get("warmup_steps"), schedule.get("stable_steps")
     return stable is not None and warmup <= schedule["step"] <= warmup + stable
-
-
-def _method_of(folder: Path, report: Mapping[str, Any], where: str | Path) -> str:
-    """The name under which an evaluation ranked the model of a folder, by likelihood."""
-    for method in report["methods"]:
-        if method["kind"] == "model" and Path(method["model"]).resolve() == folder.resolve():
-            return method["name"]
-    raise InputError(f"{where}: {folder} is not among the models that were ranked there")
 
 
 def _read(folder: Path, name: str, what: str) -> dict[str, Any]:

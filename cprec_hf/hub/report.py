@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from cprec_hf.hub.markdown import escape, one_line
+from cprec_hf.hub.report_sections import sections
 
 _ORACLES = ("latent_oracle", "bayes_oracle")
 _COMPARISON = {"comparison.png": "The methods with their 95 % intervals; dashed lines: what could be reached."}
@@ -17,6 +18,11 @@ _CURVES = {
     "learning_rate.png": "Learning rate over steps, phases shaded.",
     "losses.png": "Losses over steps (below) and tokens (above).",
 }
+
+
+def score_of(method: Mapping[str, Any]) -> str:
+    """By which score a model ranked: the recipe's, or the one that validation chose."""
+    return method["chosen"]["score"] if method["score"] == "validation" else method["score"]
 
 
 def headline_metrics(ks: Sequence[int]) -> list[str]:
@@ -50,6 +56,7 @@ def report_markdown(results: Mapping[str, Any]) -> str:
         lines += ["## Generate and match", "", *_piped(head, body), ""]
     for file, caption in {**_COMPARISON, **(_CURVES if results["curves"] else {})}.items():
         lines += [f"![{caption}]({file})", "", caption, ""]
+    lines += sections(results)
     lines += ["## Protocol", "", *(f"- {line}" for line in _protocol(results)), "", "## Methods", ""]
     lines += [f"- **{escape(m['name'])}**: {_method(m)}" for m in results["methods"]]
     versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
@@ -135,7 +142,18 @@ def _notes(results: Mapping[str, Any], shown: Callable[[object], str]) -> list[s
     strangers = [m["name"] for m in results["methods"] if "record" in m and m["record"]["corpus_hash"] != corpus_hash]
     if strangers:
         notes.append(f"Trained on another corpus than the one evaluated: {', '.join(map(shown, strangers))}.")
+    share = results.get("train_share")
+    others = [m["name"] for m in results["methods"] if _share(m) != share and m.get("record", {}).get("domain")]
+    if others:
+        saw = "all training users" if share is None else f"{share:.4g} of the training users"
+        notes.append(f"Baselines saw {saw}, not as many as these were fine-tuned on: {', '.join(map(shown, others))}.")
     return notes
+
+
+def _share(method: Mapping[str, Any]) -> float | None:
+    """The share of the training users that a model was fine-tuned on; None for all of them."""
+    data = method.get("record", {}).get("data") or {}
+    return data.get("train_share")
 
 
 def _protocol(results: Mapping[str, Any]) -> list[str]:
@@ -154,10 +172,23 @@ def _protocol(results: Mapping[str, Any]) -> list[str]:
         f"95 % percentile intervals and bootstrap p-values from {results['bootstrap_resamples']:,} resamples of users, "
         f"the same for all methods (seed {results['seed']}).",
         "The reference is the best of the methods named as such, chosen for each metric by its value here.",
-        "Popularity and item-kNN are fitted on training events only; histories, which every method is given, hold all "
+        "Baselines are fitted on training events only; histories, which every method is given, hold all "
         "the user did before the target, in the test split the validation events too.",
         "Baselines are fitted on training rows of at least two events: a lone event of a user or window makes no row.",
-        "Item-kNN and title-word overlap chose their settings on the validation split.",
+        "Methods with settings chose them on the validation split, from the grids above"
+        + ("; these are the very rows shown here." if results["split"] == "validation" else "."),
+        *_few_shot(results),
+    ]
+
+
+def _few_shot(results: Mapping[str, Any]) -> list[str]:
+    if results.get("train_share") is None:
+        return []
+    seed = results["subset_seed"]
+    drawn = "frozen in the corpus" if seed is None else f"drawn with seed {seed}"
+    return [
+        f"Few-shot: what is fitted on training rows here saw {results['train_share']:.4g} of the training users "
+        f"({drawn}, as the stages' `train_share`); settings were chosen on all validation rows."
     ]
 
 
@@ -177,7 +208,7 @@ def _method(method: Mapping[str, Any]) -> str:
     elif method.get("model"):
         record = method["record"]
         source = method["model"] + (f" at {method['revision']}" if method["revision"] else "")
-        how = f"score {escape(method['score'])}" if method["kind"] == "model" else "greedy answers looked up by text"
+        how = f"score {escape(score_of(method))}" if method["kind"] == "model" else "greedy answers looked up by text"
         parts.append(f"{escape(source)}, {how}")
         if record["stage"] == "none":
             parts.append("a plain language model, as it is: zero-shot, with the corpus' template and items")
@@ -188,7 +219,9 @@ def _method(method: Mapping[str, Any]) -> str:
         parts.append("a ceiling: it knows the simulated marketplace's parameters")
     if "chosen" in method:
         chosen = ", ".join(f"{key} {value}" for key, value in method["chosen"].items())
-        parts.append(
-            escape(f"{chosen} ({method['by']} {method['validation']:.3f}, best of {len(method['grid'])} settings)")
-        )
+        tried = len(method["grid"]) if isinstance(method["grid"], list) else method["grid"]  # a number in format 1
+        parts.append(escape(f"{chosen} ({method['by']} {method['validation']:.3f}, best of {tried} settings)"))
+    if "weights" in method:
+        weights = ", ".join(f"{name} {weight:.3f}" for name, weight in method["weights"].items())
+        parts.append(f"weights of standardised scores: {escape(weights)}")
     return "; ".join(parts) + "."

@@ -7,12 +7,17 @@ from typing import Any
 
 from cprec_hf.hub.card_parts import is_repo_id, literal, place, put_together
 from cprec_hf.hub.markdown import Safe, escape, one_line, render, table
+from cprec_hf.hub.report import score_of
 
 _KINDS = {
     "model": "language model",
     "generate": "language model whose written answers are looked up",
     "item_knn": "items often taken by the same users (item-kNN)",
     "title_overlap": "words shared with the history's titles",
+    "bm25": "titles found by the words of the history's titles (BM25)",
+    "repeat": "seen before first",
+    "hybrid": "other methods' scores added up, weights fitted on validation",
+    "pointwise": "language model that is asked about each candidate, yes against no",
     "popularity": "most taken first",
     "random": "chance",
     "candidate_memoriser": "remembers candidate lists; must be at chance",
@@ -87,7 +92,7 @@ def _what(method: Mapping[str, Any]) -> str:
     if not method.get("model"):
         return kind
     revision = f" at {method['revision']}" if method["revision"] else ""
-    score = f", score {method['score']}" if method["kind"] == "model" else ""
+    score = f", score {score_of(method)}" if method["kind"] == "model" else ""
     return f"{kind}: {place(method['model'])}{revision}{score}"
 
 

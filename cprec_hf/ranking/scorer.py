@@ -5,6 +5,7 @@ Whole catalogues are searched by `sum` where that proves its result, else every 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -57,15 +58,21 @@ class Scorer:
 
     def candidates(self, request: Request, score: Score) -> np.ndarray:
         """Scores of each user's candidates, float32 [users, candidates]. Raises `InputError` for an unknown score."""
-        _check_score(score)
+        return self.candidates_by(request, [score])[score]
+
+    def candidates_by(self, request: Request, scores: Sequence[Score]) -> dict[Score, np.ndarray]:
+        """`candidates` by several scores, of one reading of the histories. Raises `InputError` for an unknown one."""
+        for score in scores:
+            _check_score(score)
         if not request.codes.size:
-            return np.empty(request.codes.shape, dtype=np.float32)
-        scores = self._log_probs(request.prompts, np.arange(len(request.codes)), request.codes)
-        if score == "mean":
-            return (scores / self.catalogue.codes.lengths[request.codes]).astype(np.float32)
-        if score == "pmi":
-            return scores - self._log_probs(*request.empty_prompts(), request.codes)
-        return scores
+            return {score: np.empty(request.codes.shape, dtype=np.float32) for score in scores}
+        total = self._log_probs(request.prompts, np.arange(len(request.codes)), request.codes)
+        found = {"sum": total}
+        if "mean" in scores:
+            found["mean"] = (total / self.catalogue.codes.lengths[request.codes]).astype(np.float32)
+        if "pmi" in scores:
+            found["pmi"] = total - self._log_probs(*request.empty_prompts(), request.codes)
+        return {score: found[score] for score in scores}
 
     def best(self, histories: Ragged, k: int, excluded: Ragged, score: Score) -> tuple[np.ndarray, np.ndarray]:
         """The `k` best items of the whole catalogue.
@@ -111,11 +118,18 @@ class Scorer:
         Raises:
             InputError: an unknown score, or a title too long for the model with its prompt.
         """
-        _check_score(score)
+        return self.everything_by(histories, [score])[score]
+
+    def everything_by(self, histories: Ragged, scores: Sequence[Score]) -> dict[Score, np.ndarray]:
+        """`everything` by several scores, of one reading of the histories. Raises as `everything`."""
+        for score in scores:
+            _check_score(score)
         if not len(histories) or not len(self.catalogue):
-            return np.zeros((len(histories), len(self.catalogue)), dtype=np.float32)
+            return {score: np.zeros((len(histories), len(self.catalogue)), dtype=np.float32) for score in scores}
         prompts, empty = self._prompts(histories)
-        return self._scored(prompts, self._all(empty) if score == "pmi" else 0.0, score)
+        prior = self._all(empty) if "pmi" in scores else 0.0
+        total = self._all(prompts)
+        return {score: self._by(score, total, prior) for score in scores}
 
     def _prompts(self, histories: Ragged) -> tuple[Ragged, Ragged]:
         """Each user's prompt with room for the catalogue's longest title, and the one without history."""
@@ -128,8 +142,12 @@ class Scorer:
         return prompts, catalogue.prompts(opening, Ragged.empty(1), 0, room[:1])
 
     def _scored(self, prompts: Ragged, prior: np.ndarray | float, score: Score) -> np.ndarray:
+        return self._by(score, self._all(prompts), prior)
+
+    def _by(self, score: Score, total: np.ndarray, prior: np.ndarray | float) -> np.ndarray:
+        """Scores [users, items] from the log-probabilities of all codes after the prompts, and after no history."""
         per = self.catalogue.codes.lengths if score == "mean" else 1
-        return ((self._all(prompts) - prior) / per).astype(np.float32)[:, self.catalogue.code_of]
+        return ((total - (prior if score == "pmi" else 0.0)) / per).astype(np.float32)[:, self.catalogue.code_of]
 
     def _search(self, prompts: Ragged, k: int, excluded: Ragged) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """As `best`, and whether the search proved it, bool [users]."""

@@ -18,8 +18,7 @@ from cprec_hf.errors import InputError
 from cprec_hf.evaluation.config import EvaluateConfig, MethodConfig
 from cprec_hf.evaluation.matches import summarise_matches
 from cprec_hf.evaluation.protocol import run_evaluation
-from cprec_hf.hub.eval_results import results_of
-from cprec_hf.hub.kinds import _method_of
+from cprec_hf.hub.eval_results import evaluations_of, results_of
 from cprec_hf.hub.results_card import render_results_card
 from cprec_hf.metrics.paired_significance.paired_significance import bootstrap_means
 
@@ -99,7 +98,9 @@ def test_answers_are_counted_as_in_plain_python(lamps: Path, writer: Path, tmp_p
     card = render_results_card(results)
     assert "language model whose written answers are looked up" in card
     assert {row["score"] for row in results_of(results, "written")} == {"generate and match"}
-    assert _method_of(writer, results, "here") == "ranked"  # a model's card shows its ranking, whatever stands first
+    assert [name for _, name in evaluations_of(results, writer, "here")] == [
+        "ranked"
+    ]  # a model's card shows its ranking, whatever stands first
 
 
 def test_what_is_wrong_with_a_model_is_said_before_any_scoring(

@@ -4,7 +4,6 @@ import dataclasses
 import math
 from pathlib import Path
 
-import evaluate
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -226,15 +225,6 @@ def test_holm_rejects_what_the_steps_reject(p: list[float], level: float) -> Non
             break
         rejected.add(i)
     assert {i for i, adjusted in enumerate(holm(p)) if adjusted <= level} == rejected
-
-
-# Through `evaluate`.
-
-
-def test_loads_by_path_and_gives_the_docstring_s_example() -> None:
-    test = evaluate.load(str(FOLDER), module_type="comparison")
-    found = test.compute(predictions1=[0.5, 0.75, 0.75, 1.0], predictions2=[0.25, 0.5, 0.75, 0.5])
-    assert (round(found["difference"], 4), round(found["t"], 4), round(found["p_t"], 4)) == (0.25, 2.4495, 0.0917)
 
 
 def test_groups_are_compared_apart_and_adjusted_together() -> None:

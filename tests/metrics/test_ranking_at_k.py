@@ -1,21 +1,17 @@
 """ranking_at_k against brute force over every order of the tied candidates, and through `evaluate`."""
 
-import importlib.util
 import itertools
-import json
 import math
-import sys
 from pathlib import Path
 
 import evaluate
 import numpy as np
 import pytest
-import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cprec_hf.metrics.ranking_at_k import ranking_at_k as module
-from cprec_hf.metrics.ranking_at_k.ranking_at_k import METRICS, ranking_at_k
+from cprec_hf.metrics.ranking_at_k.ranking_at_k import METRICS, group_means, ranking_at_k
 
 FOLDER = Path(module.__file__).parent
 
@@ -156,7 +152,7 @@ def test_groups_are_means_over_their_rows() -> None:
     rng = np.random.default_rng(2)
     scores, relevance = rng.random((30, 6)), np.eye(6)[rng.integers(0, 6, 30)]
     domain, cold = rng.choice(["Books", "Music"], 30), rng.random(30) < 0.3
-    history = np.digitize(rng.integers(1, 30, 30), [5, 10])
+    history = np.digitize(rng.permutation(30), [5, 10])
     metric = evaluate.load(str(FOLDER))
     groups = {"domain": domain, "cold": cold, "history": history}
     got = metric.compute(predictions=scores, references=relevance, k=[1, 3], groups=groups)
@@ -206,22 +202,3 @@ def test_through_evaluate_close_float64_scores_are_not_ties() -> None:
     metric = evaluate.load(str(FOLDER))
     got = metric.compute(predictions=[[1.0, 1.0 + 1e-12]], references=[[1, 0]], k=[1])
     assert got["hr@1"] == 0.0
-
-
-def test_the_space_folder_is_complete() -> None:
-    front = yaml.safe_load((FOLDER / "README.md").read_text(encoding="utf-8").split("---")[1])
-    assert front["sdk"] == "gradio" and front["tags"] == ["evaluate", "metric"] and front["app_file"] == "app.py"
-    assert "import cprec_hf" not in (text := (FOLDER / "ranking_at_k.py").read_text()) and "from cprec_hf" not in text
-    assert {line.split(">")[0] for line in (FOLDER / "requirements.txt").read_text().split()} >= {"evaluate", "numpy"}
-
-
-def test_the_app_answers_json(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(FOLDER))  # as on a Space, where the folder is the working directory
-    monkeypatch.delitem(sys.modules, "ranking_at_k", raising=False)
-    spec = importlib.util.spec_from_file_location("ranking_app", FOLDER / "app.py")
-    assert spec and spec.loader
-    app = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(app)
-    got = app.answer(json.dumps([[0.9, 0.5, 0.1]]), json.dumps([[0, 1, 0]]), "1, 2")
-    assert got["hr@1"] == 0.0 and got["hr@2"] == 1.0
-    assert "unequal length" in app.answer("[[1, 2], [1]]", "[[1, 0], [1]]", "1")["error"]

@@ -67,8 +67,26 @@ def aggregate(study: StudyConfig, plan: Plan) -> dict[str, Any]:
         tables[name] = _table(study, study.tables[name], places, cells, plan)
     return {
         "format": STUDY_FORMAT, "study": study.name, "seeds": study.seeds, "k": study.k,
-        "bootstrap_resamples": RESAMPLES, "tables": tables,
+        "bootstrap_resamples": RESAMPLES, "tables": tables, "models": _models(study, plan, cells),
     }  # fmt: skip
+
+
+def _models(study: StudyConfig, plan: Plan, cells: Cells) -> list[dict[str, Any]]:
+    """Of each model that was ranked on test users an evaluation of it alone, as its card takes it; once a cell."""
+    found = {}
+    for place in plan.places:
+        cell = plan.cells[place.cell]
+        wanted = cell.config["method"]["kind"] == "model" and cell.config["split"] == "test"
+        if place.cell in found or not wanted or not cells.is_done(cell):
+            continue
+        result = json.loads((cells.path(cell) / RESULT).read_text(encoding="utf-8"))
+        method = {"name": place.row, "revision": None, "score": "sum", **result["method"], "metrics": result["metrics"]}
+        found[place.cell] = {
+            "study_seed": place.seed, "corpus": result["corpus"], "domain": place.domain, "split": "test",
+            "candidates": result["candidates"], "users": result["users"], "k": study.k, "methods": [method],
+            "curves": [],
+        }  # fmt: skip
+    return [*found.values()]
 
 
 def _table(study: StudyConfig, table: Table, places: list[Place], cells: Cells, plan: Plan) -> dict[str, Any]:

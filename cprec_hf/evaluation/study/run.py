@@ -27,6 +27,7 @@ from cprec_hf.evaluation.study.config import StudyConfig, read_study
 from cprec_hf.evaluation.study.estimate import Estimates, spoken
 from cprec_hf.evaluation.study.plan import Cell, Plan, make_plan
 from cprec_hf.evaluation.study.work import ENVIRONMENT, work
+from cprec_hf.hub.markdown import one_line
 
 _TRIES = 2  # a worker that was killed from outside gets its cell again, once
 _PRELOAD = ["cprec_hf.evaluation.study.work", "cprec_hf.training.cpt", "cprec_hf.evaluation.methods", "scipy.stats"]
@@ -181,7 +182,8 @@ def describe(study: StudyConfig, plan: Plan, workers: int) -> str:
     groups: dict[tuple[str, str, str], list[Cell]] = {}
     for cell in plan.cells.values():
         groups.setdefault((cell.kind, cell.label, cell.group), []).append(cell)
-    lines = [f"{'cell':<32} {'all':>5} {'done':>5} {'seconds each':>13} {'left':>9}"]
+    rows = _first_rows(plan)
+    lines = [f"{'cell':<28} {'all':>5} {'done':>5} {'seconds each':>13} {'left':>9}  first for the row"]
     unknown = 0
     for (kind, label, _), group in groups.items():
         missing = [cell for cell in group if not cells.is_done(cell)]
@@ -190,7 +192,8 @@ def describe(study: StudyConfig, plan: Plan, workers: int) -> str:
         time_left = "?" if each is None else spoken(each * len(missing))
         said = f"{each:.1f}" if each is not None else "?"
         what = label if kind == "stage" else f"{kind} {label}"
-        lines.append(f"{what[:32]:<32} {len(group):>5} {len(group) - len(missing):>5} {said:>13} {time_left:>9}")
+        numbers = f"{len(group):>5} {len(group) - len(missing):>5} {said:>13} {time_left:>9}"
+        lines.append(f"{what[:28]:<28} {numbers}  {one_line(rows[group[0].hash])}")
     missing = [cell for cell in plan.cells.values() if not cells.is_done(cell)]
     left = estimates.left(missing, workers)
     lines.append(
@@ -198,6 +201,18 @@ def describe(study: StudyConfig, plan: Plan, workers: int) -> str:
         f"{spoken(left)} on {workers} workers" + (f", {unknown} cells of unknown length left out" if unknown else "")
     )
     return "\n".join(lines)
+
+
+def _first_rows(plan: Plan) -> dict[str, str]:
+    """Of each cell the first row that stands on it."""
+    rows: dict[str, str] = {}
+    for place in plan.places:
+        open_cells = [place.cell]
+        while open_cells:
+            hash = open_cells.pop()
+            if rows.setdefault(hash, place.row) == place.row:
+                open_cells += [need for need in plan.cells[hash].needs.values() if need not in rows]
+    return rows
 
 
 def main(argv: Sequence[str] | None = None) -> Path:

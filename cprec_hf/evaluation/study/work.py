@@ -15,6 +15,7 @@ import threading
 import time
 import traceback
 from collections.abc import Mapping
+from dataclasses import asdict
 from importlib import import_module
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import parent_process
@@ -128,6 +129,7 @@ def _evaluate(cells: Cells, cell: Cell, needs: Mapping[str, Cell], folder: Path)
 
     from cprec_hf.evaluation.config import EvaluateConfig
     from cprec_hf.evaluation.methods import Task, measure_method
+    from cprec_hf.metrics.paired_significance.paired_significance import bootstrap_means, estimate
 
     torch.set_num_threads(1)
     config = from_mapping(_runnable(cells, cell, needs), EvaluateConfig, cell.name)
@@ -137,11 +139,11 @@ def _evaluate(cells: Cells, cell: Cell, needs: Mapping[str, Cell], folder: Path)
     per_user = {name: rows.per_user(values) for name, values in [*found.metrics.items(), *found.matched.items()]}
     columns: dict[str, Any] = {"user_id": rows.user_ids, "rows": np.bincount(rows.users), **per_user}
     pq.write_table(pa.table(columns), folder / PER_USER)
-    facts = task.facts
+    facts, means = task.facts, bootstrap_means(np.stack([*per_user.values()], axis=1), config.seed)
     result = {
         "method": {key: value for key, value in _runnable(cells, cell, needs)["methods"][0].items() if key != "name"},
         "record": found.record,
-        "means": {name: float(values.mean()) for name, values in per_user.items()},
+        "metrics": {name: asdict(estimate(per_user[name], means[:, i])) for i, name in enumerate(per_user)},
         "corpus": {
             "location": config.corpus, "revision": config.corpus_revision, "name": facts["name"],
             "redistributable": facts["about"]["redistributable"], "content_sha256": facts["content_sha256"],

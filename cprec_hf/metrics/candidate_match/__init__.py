@@ -1,1 +1,1 @@
-"""hr_all, hr_valid and valid_ratio of generated titles matched against candidate titles."""
+"""Do generated titles name the target, a candidate, anything that exists, or something old?"""

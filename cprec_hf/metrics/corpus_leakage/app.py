@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 from corpus_leakage import EVENTS, EXAMPLES, corpus_leakage
+
+EVENT = '[{"user_id": "ann", "domain": "Books", "item_id": "b1", "timestamp": 9}]'
+EXAMPLE = (
+    '[{"split": "test", "user_id": "ann", "domain": "Music", "target": "m2", "history": ["m1"],'
+    ' "candidates": ["m2", "m3"], "timestamp": 12}]'
+)
 
 
 def answer(events: str, examples: str, cut: str) -> dict[str, Any]:
@@ -16,7 +23,7 @@ def answer(events: str, examples: str, cut: str) -> dict[str, Any]:
             pa.Table.from_pylist(json.loads(text), schema) for text, schema in ((events, EVENTS), (examples, EXAMPLES))
         ]
         return corpus_leakage(*tables, cut=int(cut) if cut.strip() else None)
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
         return {"error": str(error)}
 
 
@@ -24,21 +31,19 @@ def main() -> None:
     """Serve the page."""
     import gradio as gr
 
-    event = '[{"user_id": "ann", "domain": "Books", "item_id": "b1", "timestamp": 9}]'
-    example = (
-        '[{"split": "test", "user_id": "ann", "domain": "Music", "target": "m2", "history": ["m1"],'
-        ' "candidates": ["m2", "m3"], "timestamp": 12}]'
-    )
+    card = Path(__file__).with_name("README.md").read_text(encoding="utf-8")
     gr.Interface(
         fn=answer,
         inputs=[
-            gr.Textbox(event, label="data: pre-training events"),
-            gr.Textbox(example, label="examples"),
-            gr.Textbox("8", label="cut: where validation begins; empty for none"),
+            gr.Textbox(EVENT, label="data: pre-training events", lines=3),
+            gr.Textbox(EXAMPLE, label="examples: what is fine-tuned and tested on", lines=5),
+            gr.Textbox("8", label="cut: where validation begins; may be empty"),
         ],
-        outputs=gr.JSON(),
+        outputs=gr.JSON(label="result"),
         title="corpus_leakage",
         description="Does what a recommender is trained on tell what it is tested on?",
+        article=card.split("---", 2)[2],
+        flagging_mode="never",
     ).launch()
 
 

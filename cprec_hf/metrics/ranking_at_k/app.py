@@ -3,33 +3,40 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
+from typing import Any
 
-from ranking_at_k import ranking_at_k
+from ranking_at_k import group_means, ranking_at_k
 
 
-def answer(scores: str, relevance: str, ks: str) -> dict[str, float | str]:
-    """The means over rows for JSON lists of lists and comma-separated cut-offs, or `{"error": why}`."""
+def answer(scores: str, relevance: str, ks: str, groups: str) -> dict[str, Any]:
+    """The means over rows for JSON lists of lists, comma-separated cut-offs and JSON labels, or `{"error": why}`."""
     try:
         per_row = ranking_at_k(json.loads(scores), json.loads(relevance), [int(k) for k in ks.split(",")])
-    except ValueError as error:
+        means = {name: float(values.mean()) for name, values in per_row.items()}
+        return {**means, "groups": group_means(per_row, json.loads(groups))} if groups.strip() else means
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
         return {"error": str(error)}
-    return {name: float(values.mean()) for name, values in per_row.items()}
 
 
 def main() -> None:
     """Serve the page."""
     import gradio as gr
 
+    card = Path(__file__).with_name("README.md").read_text(encoding="utf-8")
     gr.Interface(
         fn=answer,
         inputs=[
-            gr.Textbox("[[0.9, 0.5, 0.1], [0.2, 0.2, 0.2]]", label="predictions: scores, one row per user"),
-            gr.Textbox("[[0, 1, 0], [1, 0, 0]]", label="references: relevance, same shape"),
+            gr.Textbox("[[0.9, 0.5, 0.1], [0.2, 0.2, 0.2]]", label="predictions: scores, one row per user", lines=2),
+            gr.Textbox("[[0, 1, 0], [1, 0, 0]]", label="references: relevance, same shape", lines=2),
             gr.Textbox("1, 2", label="k"),
+            gr.Textbox('{"domain": ["Books", "Music"]}', label="groups: labels per row by name; may be empty"),
         ],
-        outputs=gr.JSON(),
+        outputs=gr.JSON(label="result"),
         title="ranking_at_k",
-        description="hr, ndcg, mrr and recall at k; tied scores are taken in expectation over their orders.",
+        description="hr, recall, precision, ndcg, mrr and map at k; ties are taken in expectation over their orders.",
+        article=card.split("---", 2)[2],
+        flagging_mode="never",
     ).launch()
 
 

@@ -17,6 +17,7 @@ from cprec_hf.evaluation.study.cells import Cells
 from cprec_hf.evaluation.study.config import read_study
 from cprec_hf.evaluation.study.plan import make_plan
 from cprec_hf.evaluation.study.run import main, run_study
+from cprec_hf.hub.kinds import plan_model
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +63,18 @@ def test_the_report_says_what_the_users_values_come_to(finished, recipe):
     assert {path.name for path in finished.iterdir()} == {
         "cells", "main.png", "trunk.png", "report.md", "results.json", "tables.tex"
     }  # fmt: skip
+
+
+def test_a_models_card_takes_its_results_from_the_study(finished, recipe):
+    plan, cells = make_plan(read_study(recipe)), Cells(finished)
+    place = next(p for p in plan.places if (p.row, p.domain, p.seed) == ("CPT | SFT", "Cartoons", 2))
+    measured = plan.cells[place.cell]
+    card = plan_model(cells.model(plan.cells[measured.needs["model"]]), "me/toy", results=finished).card("me/toy", "")
+    value = json.loads((cells.path(measured) / "result.json").read_text())["metrics"]["hr@1"]
+    (row,) = [line for line in card.splitlines() if line.startswith("| Cartoons") and "| hr@1 |" in line]
+    assert f"| 2 | hr@1 | {value['mean']:.4g} |" in row  # the seed stands beside what was measured
+    with pytest.raises(InputError, match="is not among the models that were ranked there"):
+        plan_model(cells.model(next(c for c in plan.cells.values() if c.label == "base")), "me/x", results=finished)
 
 
 def test_a_second_call_does_nothing_and_writes_the_same_report(finished, recipe, capsys):

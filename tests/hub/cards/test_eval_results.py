@@ -1,5 +1,6 @@
 """One method's results in the forms that the Hub's own parsers read."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 
 from cards.facts import hostile, model_facts, results_json
 from cprec_hf.errors import InputError
-from cprec_hf.hub.eval_results import eval_results_files, model_index, results_of
+from cprec_hf.hub.eval_results import eval_results_files, evaluations_of, model_index, results_of
 
 
 def facts(text: str = "CPRec", **corpus: Any) -> dict[str, Any]:
@@ -27,6 +28,20 @@ def test_a_methods_rows() -> None:
     }  # fmt: skip
     baseline = results_of(results_json(location="/home/someone/corpus", revision=None), "popularity")
     assert not {"score", "dataset", "revision"} & set(baseline[0])
+
+
+def test_a_study_names_a_models_evaluations_with_their_seed(tmp_path: Path) -> None:
+    ours = {"study_seed": 7, **results_json("Music", location=str(tmp_path)), "domain": "Music"}
+    others = {"study_seed": 8, **results_json("Art")}
+    others["methods"][0]["model"] = str(tmp_path / "other")
+    study = {"models": [ours, {**ours, "domain": "Art"}, others]}
+    found = evaluations_of(study, Path("/home/someone/rec"), "here")
+    assert [(one["domain"], name) for one, name in found] == [("Music", "Music"), ("Art", "Music")]
+    assert {row["seed"] for one, name in found for row in results_of(one, name)} == {7}
+    (index,) = model_index(model_facts(results=results_of(*found[0])))
+    assert index["results"][0]["metrics"][0]["args"]["seed"] == 7
+    with pytest.raises(InputError, match=r"here: .*nowhere is not among the models"):
+        evaluations_of(study, tmp_path / "nowhere", "here")
 
 
 def test_a_method_that_is_not_there_is_named_with_those_that_are() -> None:
