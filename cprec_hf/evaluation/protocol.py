@@ -206,6 +206,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
     for key in ("corpus", "corpus_revision", "domain", "split", "output"):
         parser.add_argument(f"--{key}", help="in place of the recipe's")
     parser.add_argument("--seed", type=int, help="in place of the recipe's")
+    parser.add_argument("--train_share", type=float, help="in place of the recipe's: fit baselines on few users only")
     given = vars(parser.parse_args(argv))
     recipe, overwrite = given.pop("config"), given.pop("overwrite")
     config = read_recipe(recipe, EvaluateConfig, {key: value for key, value in given.items() if value is not None})

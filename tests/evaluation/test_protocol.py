@@ -205,8 +205,10 @@ def test_main_reads_a_recipe_and_prints_the_table(
     corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     recipe = write_recipe(corpus, tmp_path)
-    folder = main(["--config", str(recipe), "--output", str(tmp_path / "elsewhere"), "--seed", "4"])
+    output, share = ["--output", str(tmp_path / "elsewhere")], ["--train_share", "0.5"]
+    folder = main(["--config", str(recipe), *output, "--seed", "4", *share])
     assert folder == tmp_path / "elsewhere" and results_of(folder)["seed"] == 4
+    assert results_of(folder)["train_share"] == 0.5
     out = capsys.readouterr().out
     assert "[1/2] first" in out and "[2/2] ceiling" in out and "hr@1 [95 %]" in out
 
