@@ -128,11 +128,10 @@ def compare(
     def cell(arm: str, keys: dict[str, Any], seed: int, splits: Sequence[str]) -> dict[str, Any]:
         name = f"{arm} {' '.join(f'{k}={v}' for k, v in keys.items())}"
         argv = command(world, outputs, arm, keys, scratch, seed)
-        if name not in costs:
-            few, more = (2, 3) if not budget else (5, 25)
-            short, longer = (run(arm, argv, steps)[1] for steps in (few, more))
-            costs[name] = max(longer - short, 1e-3) / (more - few)
-        steps = max(3, round(budget / costs[name]))
+        if budget and name not in costs:
+            short, longer = (run(arm, argv, steps)[1] for steps in (5, 25))
+            costs[name] = max(longer - short, 1e-3) / 20
+        steps = max(3, round(budget / costs[name])) if budget else 3
         key = f"{name} seed={seed}"
         if key not in cells:
             out, seconds = run(arm, argv, steps)
@@ -201,7 +200,7 @@ def toy_world(folder: Path) -> Path:
 
     here = folder / "tiny"
     config = read_recipe("recipes/tiny/corpus.yaml", CorpusConfig, {"output": str(here / "corpus")})
-    config.source.update(users=60, unseen_users=60, items_per_domain=160)
+    config.source.update(domains=["Books"], users=60, unseen_users=60, items_per_domain=160)
     with contextlib.redirect_stdout(io.StringIO()):
         build_corpus(config)
         base.main(
