@@ -32,7 +32,7 @@ def _section(title: str, body: Sequence[str]) -> list[str]:
 
 def _settings(results: Mapping[str, Any]) -> list[str]:
     """A row for each method that chose its settings: the declared grid, the choice, and what others were worth."""
-    tuned = [method for method in results["methods"] if "chosen" in method]
+    tuned = [method for method in results["methods"] if isinstance(method.get("grid"), list)]
     rows = [
         [m["name"], _setting(m["chosen"]), f"{m['validation']:.3f}", _grid(m["grid"]), len(m["grid"]),
          f"{min(tried['validation'] for tried in m['grid']):.3f}"]
@@ -104,11 +104,12 @@ def _beyond(results: Mapping[str, Any]) -> list[str]:
                _number(at["popularity_lift"], "+.2f"), _number(last["intra_list_diversity"])]  # fmt: skip
         rows.append([*row, *([] if whole else [_position(method.get("position"))])])
     lines = [table(columns, rows), ""]
+    of = "items" if whole else "candidates"
     lines.append(
-        f"Of the {k} best of each row's {'items' if whole else 'candidates'}. Coverage: the share of all items shown "
-        "to anybody; Gini: 0 if all are shown equally often, 1 if one alone is; novelty: self-information of the items "
-        "among the training users; popularity lift: how much more popular than the histories' items, as a share; "
-        f"diversity: 1 - cosine of the titles' words, of all pairs of the first {wide}."
+        f"Of the {k} best of each row's {of}. Coverage: the share of all items shown to anybody; Gini: 0 if all are "
+        "shown equally often, 1 if one alone is; novelty: self-information of the items among the training users; "
+        "popularity lift: how much more popular than the histories' items, as a share; diversity: 1 - cosine of the "
+        f"titles' words, of all pairs of the first {wide}."
     )
     if not whole:
         lines.append(
@@ -145,8 +146,8 @@ def _calibration(results: Mapping[str, Any]) -> list[str]:
         "",
         "The softmax of a row's scores taken as probabilities of its candidates. Error: the expected calibration error "
         "of the first choice, ten bins; log loss in nats (equal chances: "
-        f"{log(results['candidates']):.3f}); temperature: what the scores are divided by, fitted on validation rows "
-        "where a method's scores of those were needed anyway (`score: validation`, hybrids and their parts).",
+        f"{log(results['candidates']):.3f}); temperature: what the scores are divided by, fitted on validation rows, "
+        "of a model only where its scores of those were needed anyway (`score: validation`, parts of hybrids).",
         "",
         Safe(f"![{caption}](reliability.png)"),
         "",

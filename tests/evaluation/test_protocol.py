@@ -91,7 +91,7 @@ def test_references_are_the_best_for_each_metric(evaluated: Path) -> None:
 
 def test_everything_is_written_and_recorded(evaluated: Path) -> None:
     names = {p.name for p in evaluated.iterdir()}
-    assert names == {"results.json", "per_user.parquet", "report.md", "comparison.png"}
+    assert names == {"results.json", "per_user.parquet", "report.md", "comparison.png", "reliability.png"}
     results = results_of(evaluated)
     assert results["corpus"]["content_sha256"] == "c0ffee" and results["corpus"]["candidates_sha256"] == "beef"
     assert (results["users"], results["rows"], results["candidates"], results["seed"]) == (80, 80, 6, 0)
