@@ -13,11 +13,13 @@ import datasets
 import pyarrow as pa
 import torch
 import trl
+from accelerate.utils import broadcast_object_list
 from torch import Tensor
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase, PrinterCallback, Trainer, TrainerCallback
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from transformers.trainer_utils import EvalLoopOutput
+from trl.models import prepare_deepspeed, prepare_fsdp
 
 from cprec_hf.corpus.record import ModelRecord
 from cprec_hf.ranking.layout import model_inputs
@@ -130,7 +132,7 @@ class ListwiseTrainer(RunningTrainer, _Validating, trl.SFTTrainer):
         )  # fmt: skip
         self.order = PassOrder(self.order.lengths, self.order.batch, self.order.steps, self.order.seed)
         self.options, self.eval_batches = options, eval_batches
-        self.reference = copy.deepcopy(model) if options.reference and not peft_config else None
+        self.reference: Any = copy.deepcopy(model) if options.reference and not peft_config else None
         args.dataset_kwargs = {"skip_prepare_dataset": True}
         rows = datasets.Dataset.from_dict({"row": range(len(batches.trunks))})
         super().__init__(
@@ -146,7 +148,8 @@ class ListwiseTrainer(RunningTrainer, _Validating, trl.SFTTrainer):
         self.train_dataset, self.data_collator = Numbers(len(batches.trunks)), batches
         self.eval_dataset = Numbers(len(eval_batches.trunks)) if eval_batches else None
         inner = unwrapped(self.model)
-        plain = not is_deepspeed_zero3_enabled() and has_plain_head(inner)
+        found = [self.accelerator.is_main_process and not is_deepspeed_zero3_enabled() and has_plain_head(inner)]
+        (plain,) = broadcast_object_list(found)  # under FSDP only the main process holds the weights yet
         head = choose_token_head(options.loss_head, args.device, plain)
         own = {"torch": "torch's chunked log-probabilities", "trl": "TRL's fused log-probabilities"}
         form = f"{own.get(head, 'log-probabilities of all logits')}; branches apart by {batches.form}"
@@ -155,7 +158,13 @@ class ListwiseTrainer(RunningTrainer, _Validating, trl.SFTTrainer):
         if self.reference is not None:
             apply_kernels(self.reference, args.device, None)
             teach_token_log_probs(self.reference, head)
-            self.reference = self.reference.to(args.device).requires_grad_(False).eval()
+            if self.is_deepspeed_enabled:
+                self.reference = prepare_deepspeed(self.reference, self.accelerator)
+            elif self.is_fsdp_enabled:
+                self.reference = prepare_fsdp(self.reference, self.accelerator)
+            else:
+                self.reference = self.accelerator.prepare_model(self.reference, evaluation_mode=True)
+            self.reference.requires_grad_(False).eval()
         self._log_titles = math.log(len(batches.catalogue.codes))
         self._sums = torch.zeros(len(Sums._fields), dtype=torch.float64, device=args.device)
 

@@ -53,6 +53,7 @@ def sources_of(forest):
     return np.repeat(np.arange(len(forest.wanted_bounds) - 1), np.diff(forest.wanted_bounds)) - forest.n_trees
 
 
+@settings(max_examples=40)
 @given(trees())
 def test_a_forest_of_trunks_reads_every_sequence_and_sees_nothing_else(drawn):
     trunks, owners, begins, branches = drawn
@@ -125,7 +126,7 @@ def test_log_probs_and_gradients_are_those_of_one_sequence_a_forward(kind, form)
         return
     close = {"rtol": 1e-9, "atol": 1e-9} if kind in EXACT else {"rtol": 2e-5, "atol": 2e-5}
 
-    @settings(max_examples=8)
+    @settings(max_examples=5)
     @given(trees(), st.integers(0, 1 << 20))
     def agree(drawn, seed):
         got, expected = log_probs(model, form, drawn), alone(model, drawn)
