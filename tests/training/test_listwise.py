@@ -193,13 +193,14 @@ def test_evaluation_is_exact_whatever_its_batches(flags, monkeypatch):
 
 def test_interrupted_and_resumed_is_uninterrupted(flags, monkeypatch, capsys):
     """Over more than an epoch: what a row is compared with differs from pass to pass."""
-    options = {"max_steps": 18, "save_steps": 6, "gradient_accumulation_steps": 2, "warmup_steps": 2, "negatives": 2}
+    options = {"max_steps": 6, "save_steps": 2, "gradient_accumulation_steps": 2, "warmup_steps": 2, "negatives": 2}
+    options["train_share"] = 0.2  # six rows, four a step
     whole = listwise.main(flags("whole", **options))
     with monkeypatch.context() as patch, pytest.raises(SystemExit) as done:
-        interrupt_at(14, patch)
+        interrupt_at(5, patch)
         listwise.main(flags("stopped", **options))
     assert done.value.code == 130
-    assert f"--resume_from_checkpoint {whole.parent}/stopped/checkpoint-12" in capsys.readouterr().err
+    assert f"--resume_from_checkpoint {whole.parent}/stopped/checkpoint-4" in capsys.readouterr().err
     resumed = listwise.main([*flags("stopped", **options), "--resume_from_checkpoint", "true"])
     assert weights(resumed) == weights(whole)
     assert untimed(whole) == untimed(resumed)
@@ -264,7 +265,7 @@ def scrambled(corpus, folder):
 
 def test_what_is_held_out_changes_nothing_and_a_planted_leak_shows(flags, corpus, tmp_path, monkeypatch):
     """Same bytes whatever validation and test ask; not so once negatives leave the candidates of validation out."""
-    other, options = scrambled(corpus, tmp_path / "other"), {"max_steps": 3, "save_strategy": "no"}
+    other, options = scrambled(corpus, tmp_path / "other"), {"max_steps": 2, "save_strategy": "no"}
     honest = [weights(listwise.main(flags(f"honest-{c.name}", corpus=c, **options))) for c in (corpus, other)]
     assert honest[0] == honest[1]
 
