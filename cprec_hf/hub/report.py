@@ -203,7 +203,9 @@ def _ranked(results: Mapping[str, Any]) -> str:
 
 def _method(method: Mapping[str, Any]) -> str:
     parts = [escape(method["kind"])]
-    if method.get("model"):
+    if method.get("model") and "record" not in method:  # its embeddings of the titles are used, nothing else
+        parts.append(f"titles read by {escape(method['model'])}")
+    elif method.get("model"):
         record = method["record"]
         source = method["model"] + (f" at {method['revision']}" if method["revision"] else "")
         how = f"score {escape(score_of(method))}" if method["kind"] == "model" else "greedy answers looked up by text"

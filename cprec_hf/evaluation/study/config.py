@@ -26,11 +26,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cprec_hf.errors import InputError
-from cprec_hf.evaluation.config import MethodConfig
+from cprec_hf.evaluation.config import EvaluateConfig, MethodConfig
 from cprec_hf.recipes import check_keys, find_recipe, from_mapping, read_yaml
 
 _NAMES = {"with": "keys", "from": "start"}  # words that Python keeps for itself
-_ROW = ("change", "line", "at", "seconds")
+_ROW = ("change", "line", "at", "seconds", "train_share")
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,8 @@ class Row:
     """One row of a table."""
 
     method: dict[str, Any]
-    """Keys of `MethodConfig`; `model` is a node, or a folder or repo."""
+    """Keys of `MethodConfig`; `model` is a node, a checkpoint of one (`trunk/checkpoint-300`), or a folder or repo;
+    `parts` are rows of the table."""
     change: dict[str, dict[str, Any]] = field(default_factory=dict)
     """By node or corpus: its `from`, `corpus` or `seconds`, and any other key as in its `with`."""
     line: str | None = None
@@ -87,6 +88,8 @@ class Row:
     """Where on the axis."""
     seconds: float | None = None
     """What measuring it takes, until one has been measured."""
+    train_share: float | None = None
+    """Share of the training users that a baseline is fitted on; a model's is a `change` of its fine-tuning."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +104,11 @@ class Table:
     reference: list[str] = field(default_factory=list)
     """Rows: each other row is compared with the best of them, domain by domain and metric by metric."""
     ceiling: str | None = None
-    """A row: the others' share of its hit rate is given."""
+    """A row: the others' share of its hit rate is given. Or a line of the axis: each row's share of the line's row at
+    the same place."""
+    details: bool = False
+    """Whether the report says too how rows are calibrated, where among the candidates their choices stand, and what
+    their lists are like."""
     axis: str | None = None
     """What the rows' `at` counts; the table is then drawn as lines."""
     seeds: list[int] | None = None
@@ -118,12 +125,27 @@ class Table:
         """The rows, by name."""
         return {name: _row(name, values) for name, values in self.rows.items()}
 
+    def parts(self, name: str) -> list[str]:
+        """All rows that a hybrid is made of, hybrids among them after their own parts; none of any other row."""
+        found: list[str] = []
+        for part in self.methods[name].method.get("parts", []):
+            found += [other for other in [*self.parts(part), part] if other not in found]
+        return found
+
+    def leaves(self, name: str) -> dict[str, Row]:
+        """The rows a hybrid is made of in the end, by name; of any other row itself."""
+        return {one: self.methods[one] for one in [*self.parts(name), name] if "parts" not in self.methods[one].method}
+
     def __post_init__(self) -> None:
         """Raise `InputError` for rows that make no table."""
         if not self.rows:
             raise InputError("`rows` is empty; name at least one")
-        named = [*self.reference, *([self.ceiling] if self.ceiling else [])]
-        if unknown := [name for name in named if name not in self.rows]:
+        methods = [from_mapping({**row.method, "name": name}, MethodConfig, "") for name, row in self.methods.items()]
+        EvaluateConfig("", "", "", methods, split=self.split, candidates=self.candidates)  # whether they go together
+        lines = [row.line for row in self.methods.values() if row.line is not None]
+        unknown = [name for name in self.reference if name not in self.rows]
+        unknown += [self.ceiling] if self.ceiling and self.ceiling not in [*self.rows, *lines] else []
+        if unknown:
             raise InputError(f"{unknown[0]!r} is named and is no row of the table; it has {', '.join(self.rows)}")
         off = [name for name, row in self.methods.items() if (row.at is not None) and self.axis is None]
         if off:

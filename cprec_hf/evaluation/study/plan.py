@@ -11,7 +11,7 @@ import dataclasses
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
@@ -21,11 +21,11 @@ from cprec_hf.corpus.load import load_facts
 from cprec_hf.errors import InputError
 from cprec_hf.evaluation.config import MethodConfig
 from cprec_hf.evaluation.study.config import Row, StageNode, StudyConfig, Table
+from cprec_hf.evaluation.study.resolve import OF_NODE, OF_STUDY, override, recipe_keys, stage_keys
 from cprec_hf.recipes import check_keys, expand_environment, find_recipe, from_mapping, read_yaml
 
 CELL_FORMAT = 1
 """Raised when a cell's files change their meaning."""
-_HERE = ("corpus", "output_dir", "model_name_or_path", "init_from")  # keys of a stage that the study decides
 Changes = Mapping[str, Mapping[str, Any]]
 
 
@@ -111,9 +111,9 @@ def make_plan(study: StudyConfig, *, quick: bool = False, only: str | None = Non
     for name in tables:
         table = study.tables[name]
         for seed in [seed for seed in seeds if seed in (table.seeds or seeds)]:
-            for row_name, row in table.methods.items():
+            for row_name in table.methods:
                 if row_name not in without:
-                    cells = planner.row(f"table {name!r}, row {row_name!r}", row, table, seed)
+                    cells = planner.row(f"table {name!r}, row {row_name!r}", row_name, table, seed)
                     places += [Place(name, row_name, domain, seed, cell) for domain, cell in cells.items()]
     return Plan(planner.cells, places)
 
@@ -126,45 +126,78 @@ class _Planner:
         self.cells: dict[str, Cell] = {}
         self._recipes: dict[str, dict[str, Any]] = {}
 
-    def row(self, where: str, row: Row, table: Table, seed: int) -> dict[str, str]:
+    def row(self, where: str, name: str, table: Table, seed: int) -> dict[str, str]:
         """A row's cells by domain."""
+        row, leaves = table.methods[name], table.leaves(name)
+        for one in leaves:
+            self._check_changes(where, leaves[one].change, self._node(leaves[one])[0])
+        if row.change and name not in leaves:
+            raise InputError(f"{where}: it is a hybrid, which stands on its parts; give them the `change`")
+        corpora = {self._corpus_of_row(where, one, seed) for one in leaves.values()}
+        if len(corpora) > 1:
+            raise InputError(f"{where}: its parts stand on different corpora, and have no candidates in common")
+        (corpus,) = corpora
+        downstream = self._downstream(self.cells[corpus])
+        check_keys(table.domains or [], downstream, f"{where}: `domains`")
+        settings = {"split": table.split, "candidates": table.candidates, "k": self.study.k, "seed": seed}
+        if row.train_share is not None:
+            settings["train_share"] = row.train_share
+        found = {}
+        for domain in table.domains or downstream:
+            needs = {"corpus": corpus}
+            method, inside = self._method(where, row, seed, domain, needs, "model")
+            config = {"method": method}
+            if name not in leaves:
+                parts = [(part, table.methods[part]) for part in table.parts(name)]
+                config["parts"] = [
+                    {"name": part, **self._method(where, of, seed, domain, needs, f"model of {part}")[0]}
+                    for part, of in parts
+                ]
+            shape = {**config, **settings, "seed": None}
+            config |= {"domain": domain, **settings}
+            label, seconds = self._node(row)[0] or row.method["kind"], row.seconds or self.study.evaluate_seconds
+            cell = Cell("evaluate", label, config, needs, inside, seed, domain, "", seconds)
+            found[domain] = self._add(cell, shape)
+        return found
+
+    def _method(
+        self, where: str, row: Row, seed: int, domain: str, needs: dict[str, str], role: str
+    ) -> tuple[dict[str, Any], str]:
+        """A row's method without its model, which becomes a need of that role, and the checkpoint in it that is meant.
+
+        A part's checkpoint stands in its method instead, since a cell has one `inside`.
+        """
         method = dict(row.method)
         if method["kind"] == "model" and self.study.score is not None:
             method = {"score": self.study.score, **method}
         from_mapping({**method, "name": "row"}, MethodConfig, where)
-        node = method.get("model") if method.get("model") in self.study.nodes else None
-        self._check_changes(where, row.change, node)
-        corpus = self._corpus_of(node, row.change, where)
-        downstream = self._downstream(corpus, row.change, seed)
-        check_keys(table.domains or [], downstream, f"{where}: `domains`")
-        cells = {}
-        for domain in table.domains or downstream:
-            needs = {"corpus": self._corpus(corpus, row.change, seed)}
-            config = dict(method)
-            if node is not None:
-                needs["model"] = self._stage(node, row.change, seed, domain, ())
-                del config["model"]
-            settings = {"split": table.split, "candidates": table.candidates, "k": self.study.k, "seed": seed}
-            cells[domain] = self._add(
-                Cell(
-                    "evaluate", node or method["kind"], {"method": config, "domain": domain, **settings}, needs,
-                    seed=seed, domain=domain, seconds=row.seconds or self.study.evaluate_seconds,
-                ),
-                {"method": config, **settings, "seed": None},
-            )  # fmt: skip
-        return cells
+        node, inside = self._node(row)
+        if node is not None:
+            needs[role] = self._stage(node, row.change, seed, domain, ())
+            del method["model"]
+            if role != "model":
+                return {**method, "of": role, "inside": inside}, ""
+        return method, inside
+
+    def _node(self, row: Row) -> tuple[str | None, str]:
+        """The node that a row's model is, and the checkpoint in it; none for a folder, a repo, or no model."""
+        node, _, inside = (row.method.get("model") or "").partition("/")
+        return (node, inside) if node in self.study.nodes else (None, "")
+
+    def _corpus_of_row(self, where: str, row: Row, seed: int) -> str:
+        return self._corpus(self._corpus_of(self._node(row)[0], row.change, where), row.change, seed)
 
     def _stage(self, name: str, changes: Changes, seed: int, domain: str | None, behind: tuple[str, ...]) -> str:
         """The hash of a node's cell, after those it needs."""
         if name in behind:
             raise InputError(f"nodes go round in a circle: {' from '.join([*behind, name])}")
         node, where = self._changed(name, changes), f"node {name!r}"
-        config = {key: value for key, value in self._recipe(node.recipe).items() if key not in _HERE}
+        config = {key: value for key, value in self._recipe(node.recipe).items() if key not in OF_STUDY}
         config |= {"seed": "{seed}"}
-        config, shape = (_override(config, node.keys, s) for s in (seed, None))
+        config, shape = (override(config, node.keys, s) for s in (seed, None))
         stage_domain = None
-        known = _keys(node.stage, where)
-        check_keys(config, known - set(_HERE), where)
+        known = stage_keys(node.stage, where)
+        check_keys(config, known - set(OF_STUDY), where)
         if "domain" in known:
             stage_domain = config["domain"] = domain
         needs = {"corpus": self._corpus(self._corpus_of(name, changes, where), changes, seed)}
@@ -186,8 +219,8 @@ class _Planner:
             hashes = {"content": facts["content_sha256"], "candidates": facts["candidates"]["sha256"]}
             return self._add(Cell("corpus", name, {"folder": node.folder, **hashes}), hashes)
         recipe = {key: value for key, value in self._recipe(node.recipe).items() if key != "output"}
-        keys = {**node.keys, **_stage_keys(changes.get(name, {}))}
-        config, shape = (_override(recipe, keys, s) for s in (seed, None))
+        keys = {**node.keys, **recipe_keys(changes.get(name, {}))}
+        config, shape = (override(recipe, keys, s) for s in (seed, None))
         seconds = changes.get(name, {}).get("seconds", node.seconds)
         return self._add(Cell("corpus", name, config, seed=seed if config != shape else None, seconds=seconds), shape)
 
@@ -200,7 +233,7 @@ class _Planner:
 
     def _changed(self, name: str, changes: Changes) -> StageNode:
         node, change = self.study.nodes[name], dict(changes.get(name, {}))
-        own = {field: change.pop(key) for key, field in _OF_NODE.items() if key in change}
+        own = {field: change.pop(key) for key, field in OF_NODE.items() if key in change}
         return dataclasses.replace(node, keys={**node.keys, **change}, **own)
 
     def _corpus_of(self, node: str | None, changes: Changes, where: str) -> str:
@@ -219,14 +252,13 @@ class _Planner:
             raise InputError(f"{where}: name one of several corpora: {', '.join(self.study.corpora)}")
         return first
 
-    def _downstream(self, name: str, changes: Changes, seed: int) -> list[str]:
-        cell = self.cells[self._corpus(name, changes, seed)]
-        if "folder" in cell.config:
-            domains = load_facts(expand_environment(cell.config["folder"], f"corpus {name!r}"))["domains"]
+    def _downstream(self, corpus: Cell) -> list[str]:
+        if "folder" in corpus.config:
+            domains = load_facts(expand_environment(corpus.config["folder"], f"corpus {corpus.label!r}"))["domains"]
             return [domain for domain, about in domains.items() if about["role"] == "downstream"]
-        if not cell.config.get("downstream"):
-            raise InputError(f"corpus {name!r}: its recipe names no `downstream` domains to evaluate on")
-        return list(cell.config["downstream"])
+        if not corpus.config.get("downstream"):
+            raise InputError(f"corpus {corpus.label!r}: its recipe names no `downstream` domains to evaluate on")
+        return list(corpus.config["downstream"])
 
     def _check_changes(self, where: str, changes: Changes, node: str | None) -> None:
         """Refuse a change of what the row does not stand on, which would do nothing."""
@@ -244,51 +276,3 @@ class _Planner:
         if name not in self._recipes:
             self._recipes[name] = read_yaml(find_recipe(name))
         return self._recipes[name]
-
-
-_OF_NODE = {"from": "start", "corpus": "corpus", "seconds": "seconds"}
-
-
-def _stage_keys(change: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in change.items() if key not in _OF_NODE}
-
-
-def _keys(stage: str, where: str) -> set[str]:
-    """The keys a stage's recipe may have."""
-    import trl
-
-    from cprec_hf.training.arguments import STAGES
-
-    check_keys([stage], STAGES, f"{where}: `stage`")
-    classes: Iterable[Any] = (STAGES[stage], trl.DPOConfig if stage == "preference" else trl.SFTConfig, trl.ModelConfig)
-    return {f.name for cls in classes for f in dataclasses.fields(cls) if f.init}
-
-
-def _override(config: Mapping[str, Any], keys: Mapping[str, Any], seed: int | None) -> dict[str, Any]:
-    """A configuration with some keys replaced (`a.b` within `a`, null: left out), and `{seed}` filled in.
-
-    Args:
-        config: what a recipe says.
-        keys: what takes its place.
-        seed: of the study; None leaves `{seed}` as it stands.
-    """
-    made = dict(config)
-    for key, value in keys.items():
-        first, _, rest = key.partition(".")
-        if rest:
-            made[first] = _override(made.get(first) or {}, {rest: value}, None)
-        elif value is None:
-            made.pop(key, None)
-        else:
-            made[key] = value
-    return made if seed is None else _seeded(made, seed)
-
-
-def _seeded(value: Any, seed: int) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _seeded(inner, seed) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_seeded(inner, seed) for inner in value]
-    if isinstance(value, str) and "{seed}" in value:
-        return seed if value == "{seed}" else value.replace("{seed}", str(seed))
-    return value

@@ -99,10 +99,15 @@ def _runnable(cells: Cells, cell: Cell, needs: Mapping[str, Cell]) -> dict[str, 
     config = dict(cell.config)
     method = {"name": cell.label, **config.pop("method")}
     if "model" in needs:
-        method["model"] = cells.model(needs["model"])
-    elif method.get("model"):
-        method["model"] = expand_environment(method["model"], cell.label)
-    return {"corpus": corpus, **config, "output": str(here), "methods": [method]}
+        method["model"] = cells.model(needs["model"], cell.inside)
+    methods = [*config.pop("parts", []), method]
+    for i, part in enumerate(methods):
+        part = methods[i] = dict(part)
+        if "of" in part:
+            part["model"] = cells.model(needs[part.pop("of")], part.pop("inside"))
+        elif part.get("model"):
+            part["model"] = expand_environment(part["model"], cell.label)
+    return {"corpus": corpus, **config, "output": str(here), "methods": methods}
 
 
 def _corpus(cells: Cells, cell: Cell, needs: Mapping[str, Cell], folder: Path) -> None:
@@ -134,14 +139,14 @@ def _evaluate(cells: Cells, cell: Cell, needs: Mapping[str, Cell], folder: Path)
     torch.set_num_threads(1)
     config = from_mapping(_runnable(cells, cell, needs), EvaluateConfig, cell.name)
     task = Task.load(config)
-    found = measure_method(config.methods[0], task)
+    found = measure_method(config.methods[-1], task)  # a hybrid's parts stand before it
     rows = task.rows
     per_user = {name: rows.per_user(values) for name, values in [*found.metrics.items(), *found.matched.items()]}
     columns: dict[str, Any] = {"user_id": rows.user_ids, "rows": np.bincount(rows.users), **per_user}
     pq.write_table(pa.table(columns), folder / PER_USER)
     facts, means = task.facts, bootstrap_means(np.stack([*per_user.values()], axis=1), config.seed)
     result = {
-        "method": {key: value for key, value in _runnable(cells, cell, needs)["methods"][0].items() if key != "name"},
+        "method": {key: value for key, value in _runnable(cells, cell, needs)["methods"][-1].items() if key != "name"},
         "record": found.record,
         "metrics": {name: asdict(estimate(per_user[name], means[:, i])) for i, name in enumerate(per_user)},
         "corpus": {
