@@ -13,6 +13,7 @@ from cprec_hf.hub.markdown import escape, one_line
 from cprec_hf.hub.report_sections import sections
 
 _ORACLES = ("latent_oracle", "bayes_oracle")
+_HOW = {"generate": "greedy answers looked up by text", "pointwise": "asked about each candidate, yes against no"}
 _COMPARISON = {"comparison.png": "The methods with their 95 % intervals; dashed lines: what could be reached."}
 _CURVES = {
     "learning_rate.png": "Learning rate over steps, phases shaded.",
@@ -208,7 +209,7 @@ def _method(method: Mapping[str, Any]) -> str:
     elif method.get("model"):
         record = method["record"]
         source = method["model"] + (f" at {method['revision']}" if method["revision"] else "")
-        how = f"score {escape(score_of(method))}" if method["kind"] == "model" else "greedy answers looked up by text"
+        how = _HOW.get(method["kind"]) or f"score {escape(score_of(method))}"
         parts.append(f"{escape(source)}, {how}")
         if record["stage"] == "none":
             parts.append("a plain language model, as it is: zero-shot, with the corpus' template and items")
