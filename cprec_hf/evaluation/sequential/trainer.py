@@ -28,8 +28,8 @@ class Schedule:
     batches of 1,024 items reached an ndcg of .095 after 10 epochs, batches of 128 windows after 25.
     """
 
-    max_epochs: int = 200
-    patience: int = 20
+    max_epochs: int = 100
+    patience: int = 10
     """Epochs without a better validation after which training ends."""
     learning_rate: float = 1e-3
     weight_decay: float = 0.01
