@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 
 from cprec_hf.evaluation.study.cells import PER_USER, RESULT, Cells
 from cprec_hf.evaluation.study.config import StudyConfig, Table
+from cprec_hf.evaluation.study.details import details, trained_on
 from cprec_hf.evaluation.study.plan import Place, Plan
 from cprec_hf.metrics.paired_significance.paired_significance import RESAMPLES, compare_paired, holm
 
@@ -108,15 +109,18 @@ def _table(study: StudyConfig, table: Table, places: list[Place], cells: Cells, 
             **_what(table, name),
             "cells": sum(cells.is_done(plan.cells[place.cell]) for place in mine),
             "planned": len(mine),
+            "seeds": sorted({place.seed for place in mine}),
             "domains": {domain: _summary(measured, metrics) for domain, measured in by_domain.items()},
             "overall": _overall(by_domain, metrics),
+            "trained": trained_on([plan.cells[place.cell] for place in mine], plan, cells),
+            "details": details([result for measured in by_domain.values() for result in measured.results]),
         }
     for name in rows:
         _compare(rows[name], name, table, found, domains, metrics)
     _shares(rows, table, metrics[0])
     return {
         "title": table.title, "question": table.question, "axis": table.axis, "split": table.split,
-        "reference": table.reference, "ceiling": table.ceiling, "domains": domains,
+        "reference": table.reference, "ceiling": table.ceiling, "details": table.details, "domains": domains,
         "seeds": sorted({place.seed for place in places}), "rows": rows,
     }  # fmt: skip
 
@@ -209,12 +213,14 @@ def _compare(
 
 
 def _shares(rows: dict[str, dict[str, Any]], table: Table, metric: str) -> None:
-    """Each row's share of the ceiling's value: on each domain, and overall."""
-    ceiling = rows.get(table.ceiling or "")
+    """Each row's share of the ceiling's value, on each domain and overall; of a line's at the row's own place."""
     for row in rows.values():
+        ceiling = rows.get(table.ceiling or "") or next(
+            (r for other, r in rows.items() if table.methods[other].line == table.ceiling and r["at"] == row["at"]), None
+        )
         for where, top in ((row["domains"], ceiling["domains"]), (row, ceiling)) if ceiling else ():
             for key in where if where is row["domains"] else ["overall"]:
-                if key not in top or not top[key]:
+                if key not in top or not top[key] or not where[key]:
                     continue
                 mine, best = (side[key].get("metrics", side[key]).get(metric) for side in (where, top))
                 if mine and best and best["mean"] > 0:

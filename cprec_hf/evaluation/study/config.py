@@ -30,7 +30,7 @@ from cprec_hf.evaluation.config import EvaluateConfig, MethodConfig
 from cprec_hf.recipes import check_keys, find_recipe, from_mapping, read_yaml
 
 _NAMES = {"with": "keys", "from": "start"}  # words that Python keeps for itself
-_ROW = ("change", "line", "at", "seconds", "train_share")
+_ROW = ("change", "line", "at", "seconds", "train_share", "seeds")
 
 
 @dataclass(frozen=True)
@@ -90,6 +90,8 @@ class Row:
     """What measuring it takes, until one has been measured."""
     train_share: float | None = None
     """Share of the training users that a baseline is fitted on; a model's is a `change` of its fine-tuning."""
+    seeds: list[int] | None = None
+    """Some of the table's seeds, for a row that takes long; all if not given. It is compared on these alone."""
 
 
 @dataclass(frozen=True)
@@ -195,7 +197,8 @@ class StudyConfig:
             if node.corpus is not None:
                 check_keys([node.corpus], self.corpora, f"node {name!r}: `corpus`")
         for name, table in self.tables.items():
-            if strange := [seed for seed in table.seeds or [] if seed not in self.seeds]:
+            named = [*(table.seeds or []), *(seed for row in table.methods.values() for seed in row.seeds or [])]
+            if strange := [seed for seed in named if seed not in self.seeds]:
                 raise InputError(f"table {name!r}: seed {strange[0]} is not among the study's: {self.seeds}")
             for row in table.methods.values():
                 check_keys(row.change, [*self.corpora, *self.nodes], f"table {name!r}: `change`")

@@ -111,8 +111,8 @@ def make_plan(study: StudyConfig, *, quick: bool = False, only: str | None = Non
     for name in tables:
         table = study.tables[name]
         for seed in [seed for seed in seeds if seed in (table.seeds or seeds)]:
-            for row_name in table.methods:
-                if row_name not in without:
+            for row_name, row in table.methods.items():
+                if row_name not in without and seed in (row.seeds or seeds):
                     cells = planner.row(f"table {name!r}, row {row_name!r}", row_name, table, seed)
                     places += [Place(name, row_name, domain, seed, cell) for domain, cell in cells.items()]
     return Plan(planner.cells, places)

@@ -1,6 +1,6 @@
 """The files of a study: `report.md` for people, `results.json`, `tables.tex`, and a picture of each table.
 
-None of them says how long anything took (that is in `timings.json`), so that the same study is the same report.
+None of them says how long anything took (that is in each cell's `cell.json`), so the same study is the same report.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any
 
 from cprec_hf.evaluation.study.aggregate import headline
 from cprec_hf.evaluation.study.config import StudyConfig
+from cprec_hf.evaluation.study.details import FIGURES
 from cprec_hf.evaluation.study.latex import tables_tex
 from cprec_hf.evaluation.study.plots import plot_table
 from cprec_hf.files import atomic_file
@@ -42,7 +43,7 @@ def report_markdown(results: Mapping[str, Any]) -> str:
         for metric in headline(results["k"]):
             head, body = cells_of(table, metric)
             lines += [_piped(head), "|---|" + "---:|" * (len(head) - 1), *map(_piped, body), ""]
-        lines += [*_notes(table), "", f"![{escape(table['title'] or name)}]({name}.png)", ""]
+        lines += [*_details(table), *_trained(table), *_notes(table), "", f"![{escape(table['title'] or name)}]({name}.png)", ""]
     lines += ["## How to read it", "", *(f"- {note}" for note in _HOW)]
     lines += [f"- Bootstrap: {results['bootstrap_resamples']:,} resamples.", ""]
     return "\n".join(lines)
@@ -56,9 +57,9 @@ def cells_of(table: Mapping[str, Any], metric: str) -> tuple[list[str], list[lis
     head = [metric, *domains, "mean", "sd seeds", "sd domains", *(["of ceiling"] if share else [])]
     body = []
     for name, row in table["rows"].items():
-        line = [
-            one_line(name) + (f" ({row['cells']} of {row['planned']} cells)" if row["cells"] < row["planned"] else "")
-        ]
+        fewer = f" ({len(row['seeds'])} seeds)" if len(row["seeds"]) < len(table["seeds"]) else ""
+        missing = f" ({row['cells']} of {row['planned']} cells)" if row["cells"] < row["planned"] else ""
+        line = [one_line(name) + fewer + missing]
         line += [_value(row["domains"].get(domain), metric) for domain in domains]
         overall = row["overall"].get(metric, {})
         line += [_number(overall.get(key)) for key in ("mean", "std_seeds", "std_domains")]
@@ -92,6 +93,29 @@ def _piped(cells: list[str]) -> str:
     return "| " + " | ".join(map(escape, cells)) + " |"
 
 
+def _details(table: Mapping[str, Any]) -> list[str]:
+    """Figures beside the ranking, of the rows that have them."""
+    rows = {name: row["details"] for name, row in table["rows"].items() if row["overall"]} if table["details"] else {}
+    names = [figure for figure in FIGURES if any(row[figure] is not None for row in rows.values())]
+    if not names:
+        return []
+    body = [[one_line(name), *(_number(row[figure]) for figure in names)] for name, row in rows.items()]
+    return [_piped(["means over all cells", *names]), "|---|" + "---:|" * len(names), *map(_piped, body), ""]
+
+
+def _trained(table: Mapping[str, Any]) -> list[str]:
+    """What each model was trained on; rows of the same stages in one line."""
+    said: dict[str, list[str]] = {}
+    for name, row in table["rows"].items():
+        parts = [
+            f"{one_line(t['node'])} {t['tokens'] / 1e6:.2f} M tokens in {t['steps']:,.0f} steps" for t in row["trained"]
+        ]
+        if parts:
+            said.setdefault(", then ".join(parts), []).append(one_line(name))
+    lines = [f"- {escape('; '.join(names))}: {escape(stages)}." for stages, names in said.items()]
+    return ["Trained on:", "", *lines, ""] if lines else []
+
+
 def _notes(table: Mapping[str, Any]) -> list[str]:
     notes = [f"Split: {table['split']}; {len(table['seeds'])} seeds."]
     if table["reference"]:
@@ -109,6 +133,10 @@ _HOW = (
     "seeds.",
     "P-values are of the paired two-level bootstrap against the best of the reference rows, chosen by its value on "
     "that domain, adjusted by Holm over the domains. Rows are not adjusted for each other.",
+    "position V: Cramer's V of where in its list of candidates the chosen one stands, 0 for no bias. ECE and log loss: "
+    "of the softmax of the scores over the candidates, as scored and after a temperature fitted on validation. The "
+    "last four: of the lists of the last cut-off. Where a column is missing or a figure is -, the method has none.",
+    "Trained on: tokens read and steps made in each stage, means over domains and seeds.",
     "Every row of a table ranks the same candidates of the same users. All numbers are in `results.json`.",
 )
 
