@@ -59,26 +59,27 @@ def test_whole_catalogues_are_shown_at_the_last_cut_off_without_positions() -> N
     lines = sections(results(method("CPRec"), candidate_set="all"))
     lists = tables(lines)[1]
     assert lists[0][1] == "coverage@10" and lists[1][1] == "0.750" and len(lists[0]) == len(lists[1]) == 6
-    assert "Of the 10 best of each row's items." in "\n".join(lines)
+    assert "Of each row's first 10 items." in "\n".join(lines)
 
 
 def test_small_grids_are_shown_whole_and_large_ones_by_their_values() -> None:
     few = [{"score": name, "validation": value} for name, value in (("sum", 0.25), ("mean", 0.5))]
     many = [
-        {"k1": k1, "b": b, "validation": 0.01 * i} for i, (k1, b) in enumerate((k, b) for k in (1, 2) for b in "xyzu")
+        {"k1": k1, "b": b, "last": 5, "validation": 0.01 * i}
+        for i, (k1, b) in enumerate((k, b) for k in (1, 2) for b in "xyzu")
     ]
     by = "ndcg@10 on validation"
     found = tables(
         sections(
             results(
                 {"name": "LM", "chosen": {"score": "mean"}, "by": by, "validation": 0.5, "grid": few},
-                {"name": "BM25", "chosen": {"k1": 2, "b": "u"}, "by": by, "validation": 0.07, "grid": many},
+                {"name": "BM25", "chosen": {"k1": 2, "b": "u", "last": 5}, "by": by, "validation": 0.07, "grid": many},
             )
         )
     )
     assert found[0][1:] == [
         ["LM", "score mean", "0.500", "score sum: 0.250; score mean: 0.500", "2", "0.250"],
-        ["BM25", "k1 2, b u", "0.070", "k1: 1, 2; b: x, y, z, u", "8", "0.000"],
+        ["BM25", "k1 2, b u, last 5", "0.070", "k1: 1, 2; b: x, y, z, u", "8", "0.000"],
     ]
 
 
