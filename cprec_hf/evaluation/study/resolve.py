@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from cprec_hf.errors import InputError
 from cprec_hf.recipes import check_keys
 
 OF_NODE = {"from": "start", "corpus": "corpus", "seconds": "seconds"}
@@ -31,17 +32,26 @@ def stage_keys(stage: str, where: str) -> set[str]:
 
 
 def override(config: Mapping[str, Any], keys: Mapping[str, Any], seed: int | None) -> dict[str, Any]:
-    """A configuration with some keys replaced (`a.b` within `a`, null: left out), and `{seed}` filled in.
+    """A configuration with some keys replaced (`a.b` within `a`, `a.0.b` in the first of a list, null: left out), and `{seed}` filled in.
 
     Args:
         config: what a recipe says.
         keys: what takes its place.
         seed: of the study; None leaves `{seed}` as it stands.
+
+    Raises:
+        InputError: a list that is not so long.
     """
     made = dict(config)
     for key, value in keys.items():
         first, _, rest = key.partition(".")
-        if rest:
+        if rest and isinstance(made.get(first), list):
+            number, _, deeper = rest.partition(".")
+            made[first] = list(made[first])
+            if not number.isdigit() or int(number) >= len(made[first]) or not deeper:
+                raise InputError(f"`{key}`: `{first}` is a list of {len(made[first])}; count from 0, then name a key")
+            made[first][int(number)] = override(made[first][int(number)], {deeper: value}, None)
+        elif rest:
             made[first] = override(made.get(first) or {}, {rest: value}, None)
         elif value is None:
             made.pop(key, None)

@@ -123,10 +123,15 @@ def _corpus(cells: Cells, cell: Cell, needs: Mapping[str, Cell], folder: Path) -
 def _stage(cells: Cells, cell: Cell, needs: Mapping[str, Cell], folder: Path) -> None:
     import torch
 
+    from cprec_hf.ranking.catalogue import ITEMS_FILE
+
     torch.set_num_threads(1)
     flags = ["--config", str(folder / "config.yaml"), "--output_dir", str(folder / MODEL)]
     stage = import_module(f"cprec_hf.training.{cell.config['stage']}")
     stage.main([*flags, "--resume_from_checkpoint", "true"])
+    for checkpoint in (folder / MODEL).glob("checkpoint-*"):  # they rank too, as rows may ask of them
+        (checkpoint / ITEMS_FILE).unlink(missing_ok=True)
+        os.link(folder / MODEL / ITEMS_FILE, checkpoint / ITEMS_FILE)
 
 
 def _evaluate(cells: Cells, cell: Cell, needs: Mapping[str, Cell], folder: Path) -> None:
