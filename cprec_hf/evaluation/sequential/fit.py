@@ -81,8 +81,8 @@ def fit_sequential(method: MethodConfig, task: Task) -> tuple[Score, dict[str, A
         ended = train_model(model, sequences, validate, kind.schedule, seed, name)
         trainings.append(asdict(ended))
         print(
-            f"  {name}: ndcg@{k} {ended.validation:.4f} on validation after epoch {ended.best_epoch} of "
-            f"{ended.epochs}, {time.perf_counter() - start:.0f} s",
+            f"  {name}: validation ndcg@{k} {ended.validation:.4f} after epoch {ended.best_epoch} of {ended.epochs}, "
+            f"{time.perf_counter() - start:.0f} s",
             flush=True,
         )
     setting, record = choose(kind.grid, score, task.validation, k)

@@ -33,8 +33,9 @@ SASREC_GRID = [SasrecSettings(dropout=dropout) for dropout in (0.2, 0.5)]
 class Sasrec(NextItemModel):
     """Item and position embeddings, blocks of attention to the past and of a feed-forward layer, a last layer norm.
 
-    Blocks are torch's, normed before each part as in the paper, with GELU and four times the width inside. Positions
-    are counted from the end of the row, as in the paper, which pads on the left.
+    Blocks are torch's, normed before each part; as in the paper, their feed-forward layers are no wider than the rest
+    (four times the width was a third slower on ML-100K and no better). Positions are counted from the end of the row,
+    as in the paper, which pads on the left.
 
     Args:
         n_rows: rows of the item table.
@@ -49,7 +50,7 @@ class Sasrec(NextItemModel):
         self.positions = nn.Embedding(settings.history, width)
         self.dropout = nn.Dropout(settings.dropout)
         block = nn.TransformerEncoderLayer(
-            width, settings.heads, 4 * width, settings.dropout, "gelu", batch_first=True, norm_first=True
+            width, settings.heads, width, settings.dropout, "gelu", batch_first=True, norm_first=True
         )
         self.blocks = nn.TransformerEncoder(block, settings.blocks, nn.LayerNorm(width), enable_nested_tensor=False)
         nn.init.normal_(self.items.weight, std=width**-0.5)
