@@ -216,7 +216,8 @@ def _shares(rows: dict[str, dict[str, Any]], table: Table, metric: str) -> None:
     """Each row's share of the ceiling's value, on each domain and overall; of a line's at the row's own place."""
     for row in rows.values():
         ceiling = rows.get(table.ceiling or "") or next(
-            (r for other, r in rows.items() if table.methods[other].line == table.ceiling and r["at"] == row["at"]), None
+            (r for other, r in rows.items() if table.methods[other].line == table.ceiling and r["at"] == row["at"]),
+            None,
         )
         for where, top in ((row["domains"], ceiling["domains"]), (row, ceiling)) if ceiling else ():
             for key in where if where is row["domains"] else ["overall"]:

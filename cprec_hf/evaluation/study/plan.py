@@ -139,14 +139,19 @@ class _Planner:
         (corpus,) = corpora
         downstream = self._downstream(self.cells[corpus])
         check_keys(table.domains or [], downstream, f"{where}: `domains`")
-        settings = {"split": table.split, "candidates": table.candidates, "k": self.study.k, "seed": seed}
+        settings: dict[str, Any] = {
+            "split": table.split,
+            "candidates": table.candidates,
+            "k": self.study.k,
+            "seed": seed,
+        }
         if row.train_share is not None:
             settings["train_share"] = row.train_share
         found = {}
         for domain in table.domains or downstream:
             needs = {"corpus": corpus}
             method, inside = self._method(where, row, seed, domain, needs, "model")
-            config = {"method": method}
+            config: dict[str, Any] = {"method": method}
             if name not in leaves:
                 parts = [(part, table.methods[part]) for part in table.parts(name)]
                 config["parts"] = [

@@ -165,7 +165,7 @@ def test_a_failed_cell_keeps_its_error_and_others_go_on(finished, recipe, write_
         values["nodes"]["cpt"]["with"]["max_steps"] = 0
         values["nodes"]["cpt"]["with"]["warmup_steps"] = 50
 
-    with pytest.raises(InputError, match=r"2 cells failed:\n  cpt\.s1\.\w+: InputError: WSA(.|\n)*\n10 that need them"):
+    with pytest.raises(InputError, match=r"2 cells failed:\n  cpt\.s1\.\w+: InputError: WSA(.|\n)*\n12 that need them"):
         main(["--config", str(write_study(recipe.parent, change)), "--workers", "1"])
     said = capsys.readouterr().out
     assert "FAILED" in said and "report in" in said

@@ -13,7 +13,9 @@ SCRIPT = Path(__file__).parents[3] / "benchmarks" / "study_gpu.py"
 def test_a_lease_without_polars_and_the_report_of_what_came_back(write_study, tmp_path):
     def change(recipe):
         recipe["seeds"] = [1]
-        recipe["tables"] = {"main": {"domains": ["Music"], "rows": {"SFT only": recipe["tables"]["main"]["rows"]["SFT only"]}}}
+        recipe["tables"] = {
+            "main": {"domains": ["Music"], "rows": {"SFT only": recipe["tables"]["main"]["rows"]["SFT only"]}}
+        }
         del recipe["quick"]
 
     main, recipe = runpy.run_path(str(SCRIPT))["main"], write_study(tmp_path / "lease", change)
