@@ -17,7 +17,7 @@ from cprec_hf.cli_hub import add_verbs
 from cprec_hf.command import exit_status
 from cprec_hf.errors import InputError
 
-STAGES = ("base", "cpt", "sft", "preference", "pointwise")
+STAGES = ("base", "cpt", "sft", "preference", "pointwise", "listwise")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -106,7 +106,8 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument(
         "stage",
         choices=STAGES,
-        help="base: a small LM of your own; cpt: a trunk; sft: a domain; preference: DPO; pointwise: yes or no",
+        help="base: a small LM of your own; cpt: a trunk; sft: a domain; listwise: targets over siblings at every "
+        "position; preference: DPO; pointwise: yes or no",
     )
     train.add_argument("flags", nargs="*", help="--config RECIPE and any key of it as a flag; --help lists them all")
     anneal = _verb(verbs, "anneal", "branch an anneal from a trunk", "cprec anneal --config recipes/tiny/anneal.yaml")

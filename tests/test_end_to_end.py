@@ -59,7 +59,8 @@ def test_every_method_is_reported_on_the_same_users(finished):
     for name in names:
         assert mean[name] == pytest.approx(sum(per_user[f"{name}/hr@1"].to_pylist()) / len(users))
     assert mean["latent oracle"] > mean["popularity"]
-    assert {path.name for path in report.glob("*.png")} == {"comparison.png", "learning_rate.png", "losses.png"}
+    pictures = {"comparison.png", "learning_rate.png", "losses.png", "reliability.png"}
+    assert {path.name for path in report.glob("*.png")} == pictures
     assert all(name in (report / "report.md").read_text(encoding="utf-8") for name in ("latent oracle", "item-kNN"))
 
 

@@ -49,7 +49,7 @@ def test_recipe(path: Path, monkeypatch):
         from cprec_hf.training import arguments as a
 
         cls = {"base": a.BaseArguments, "cpt": a.CptArguments, "anneal": a.AnnealArguments, "sft": a.SftArguments}
-        cls |= {"preference": a.PreferenceArguments, "pointwise": a.PointwiseArguments}
+        cls |= {"preference": a.PreferenceArguments, "pointwise": a.PointwiseArguments, "listwise": a.ListwiseArguments}
         config = trl.DPOConfig if (kind := path.stem.split("-")[0]) == "preference" else trl.SFTConfig
         stage, training, _, _ = a.parse_stage(kind, cls[kind], ["--config", str(path)], config)
         assert training.output_dir == read_yaml(path)["output_dir"]

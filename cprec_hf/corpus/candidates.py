@@ -56,6 +56,16 @@ def row_keys(
     return _mix(of_user ^ _mix(np.asarray(example_index).astype(np.uint64) * _STEP + _STEP))
 
 
+def vary_keys(keys: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+    """Keys of further streams of rows that have one: equal where both are, uint64 [n].
+
+    Args:
+        keys: of `row_keys`.
+        numbers: what sets the streams of a row apart, int [n].
+    """
+    return _mix(keys ^ _mix(numbers.astype(np.uint64) * _STEP + _POSITION_STREAM))
+
+
 def draw_candidates(
     catalogue_size: int,
     history: Ragged,

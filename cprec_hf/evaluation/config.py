@@ -33,7 +33,9 @@ EMBEDDED = ("embedding", "sasrec_llm")
 NEED_A_SET = ("generate", "pointwise", "candidate_memoriser")
 """Kinds that mean something only for a frozen set: answers are looked up in it, asked about, or it is looked up."""
 ORACLES = ("latent_oracle", "bayes_oracle")
-CALIBRATED = ("model", "hybrid", *ORACLES)
+TRAINED = ("gru4rec", "sasrec", "bert4rec", "sasrec_llm")
+"""Kinds that are trained when their turn comes, which takes longer than to count."""
+CALIBRATED = ("model", "hybrid", *TRAINED, *ORACLES)
 """Kinds whose scores are log-probabilities, up to a constant a row, if the method is right."""
 NO_PARTS = ("generate", "candidate_memoriser", *ORACLES)
 """Kinds no hybrid is made of: answers are no scores, the others know what no recommender may."""

@@ -138,7 +138,8 @@ def _oracle(method: MethodConfig, task: Task) -> tuple[Score, dict[str, Any]]:
         of_row, times = np.array(users)[rows.users].tolist(), rows.table["timestamp"].to_numpy()
         if method.kind == "latent_oracle":
             return oracle.latent_scores(of_row, times, rows.candidate_ids)
-        return oracle.bayes_scores(of_row, times, rows.table["history"].to_pylist(), rows.candidate_ids)
+        with np.errstate(divide="ignore"):  # what cannot be next
+            return np.log(oracle.bayes_scores(of_row, times, rows.table["history"].to_pylist(), rows.candidate_ids))
 
     return score, {}
 

@@ -19,7 +19,6 @@ from typing import Any
 
 import numpy as np
 from scipy.optimize import minimize
-from scipy.special import logsumexp
 
 from cprec_hf.evaluation.baselines import choose
 from cprec_hf.evaluation.kept import Kept
@@ -112,11 +111,15 @@ def fit_weights(
     out = np.where(ranked, 0.0, -np.inf)
 
     def loss(weights: np.ndarray) -> tuple[float, np.ndarray]:
-        logits = (weights @ flat).reshape(out.shape) + out
-        total = logsumexp(logits, axis=1)
-        chances = np.exp(logits - total[:, None]) * share[:, None]
-        value = share @ total - chosen @ weights + l2 / 2 * weights @ weights
+        logits = (weights @ flat).reshape(out.shape)
+        logits += out
+        top = logits.max(axis=1, keepdims=True)
+        logits -= top
+        chances = np.exp(logits, out=logits)  # times a number a row, which comes next; one pass over all of them
+        total = chances.sum(axis=1)
+        value = share @ (np.log(total) + top[:, 0]) - chosen @ weights + l2 / 2 * weights @ weights
+        chances *= (share / total)[:, None]
         return float(value), flat @ chances.ravel() - chosen + l2 * weights
 
-    found = minimize(loss, np.zeros(len(features)), jac=True, method="L-BFGS-B", options={"ftol": 1e-12})
+    found = minimize(loss, np.zeros(len(features)), jac=True, method="L-BFGS-B", options={"ftol": 1e-10})
     return found.x

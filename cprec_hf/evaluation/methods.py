@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from cprec_hf.evaluation.calibration import Probabilities, fit_temperature, probabilities, reliability
-from cprec_hf.evaluation.config import CALIBRATED, MethodConfig
+from cprec_hf.evaluation.config import CALIBRATED, MODELS, ORACLES, MethodConfig
 from cprec_hf.evaluation.fitters import fit_method
 from cprec_hf.evaluation.groups import group_figures
 from cprec_hf.evaluation.lists import list_figures, top_items
@@ -103,8 +103,8 @@ def _scored(method: MethodConfig, task: Task) -> Measured:
 
 
 def _knows_validation(method: MethodConfig, task: Task) -> bool:
-    """Whether the method's scores of the validation rows are there already, or but looked up."""
-    return method.score == "validation" or method.kind == "hybrid" or method.name in task.config.parts
+    """Whether the method's scores of the validation rows are there already, or cost little."""
+    return method.score == "validation" or method.name in task.config.parts or method.kind not in (*MODELS, *ORACLES)
 
 
 def _temperature(score: Score, rows: Rows) -> float:

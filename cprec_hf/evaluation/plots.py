@@ -59,7 +59,7 @@ def plot_reliability(results: Mapping[str, Any], path: Path) -> None:
     down = -(-len(methods) // across)
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(2.6 * across + 0.4, 2.7 * down + 0.3), layout="constrained")
-        panels = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False).ravel()
+        panels = figure.subplots(down, across, sharey=True, squeeze=False).ravel()
         for panel, method in zip(panels, methods, strict=False):
             panel.plot([0, 1], [0, 1], color=_OTHER, lw=1, ls="--")
             found, temperature = method["calibration"], method["calibration"]["temperature"]

@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 
 from cprec_hf.command import run_as_command
 from cprec_hf.errors import InputError
-from cprec_hf.evaluation.config import MODELS, EvaluateConfig, MethodConfig
+from cprec_hf.evaluation.config import MODELS, TRAINED, EvaluateConfig, MethodConfig
 from cprec_hf.evaluation.matches import summarise_matches
 from cprec_hf.evaluation.methods import Task, measure_method
 from cprec_hf.evaluation.report import write_report
@@ -85,18 +85,18 @@ def _measure_all(task: Task) -> tuple[PerUser, PerUser, dict[str, dict[str, Any]
         f"{rows.candidates.shape[1]} candidates, {len(config.methods)} methods",
         flush=True,
     )
-    spent = {True: [0.0, 0], False: [0.0, 0]}  # seconds and methods, of models and of others
+    spent: dict[str, list[float]] = {}  # seconds of each method so far, of those that take about as long
     width = max(len(method.name) for method in config.methods)
     methods = sorted(config.methods, key=lambda method: method.kind == "hybrid")  # after their parts, which take time
     for i, method in enumerate(methods, start=1):
-        start, is_model = time.perf_counter(), method.kind in MODELS
+        start = time.perf_counter()
         found = measure_method(method, task)
         per_user[method.name] = {name: rows.per_user(values) for name, values in found.metrics.items()}
         if found.matched:
             matched[method.name] = {name: rows.per_user(values) for name, values in found.matched.items()}
         records[method.name] = found.record
         seconds = time.perf_counter() - start
-        spent[is_model] = [spent[is_model][0] + seconds, spent[is_model][1] + 1]
+        spent.setdefault(_pace(method), []).append(seconds)
         first = f"hr@{config.k[0]}"
         print(
             f"[{i}/{len(config.methods)}] {one_line(method.name):<{width}}  {first} "
@@ -107,13 +107,16 @@ def _measure_all(task: Task) -> tuple[PerUser, PerUser, dict[str, dict[str, Any]
     return per_user, matched, records
 
 
-def _left(remaining: Sequence[MethodConfig], spent: dict[bool, list[float]]) -> str:
+def _pace(method: MethodConfig) -> str:
+    return "model" if method.kind in MODELS else "trained" if method.kind in TRAINED else "counted"
+
+
+def _left(remaining: Sequence[MethodConfig], spent: dict[str, list[float]]) -> str:
     """The time the remaining methods should take, from the mean of those like them; empty if none has run yet."""
-    wanted = {kind: sum((m.kind in MODELS) is kind for m in remaining) for kind in spent}
-    if not remaining or any(wanted[kind] and not spent[kind][1] for kind in spent):
+    paces = [_pace(method) for method in remaining]
+    if not paces or not spent.keys() >= set(paces):
         return ""
-    seconds = sum(spent[kind][0] / spent[kind][1] * n for kind, n in wanted.items() if n)
-    return f", about {seconds:.0f} s left"
+    return f", about {sum(sum(spent[pace]) / len(spent[pace]) for pace in paces):.0f} s left"
 
 
 def _about(task: Task) -> dict[str, Any]:
@@ -206,6 +209,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
     for key in ("corpus", "corpus_revision", "domain", "split", "output"):
         parser.add_argument(f"--{key}", help="in place of the recipe's")
     parser.add_argument("--seed", type=int, help="in place of the recipe's")
+    parser.add_argument("--train_share", type=float, help="in place of the recipe's: fit baselines on few users only")
     given = vars(parser.parse_args(argv))
     recipe, overwrite = given.pop("config"), given.pop("overwrite")
     config = read_recipe(recipe, EvaluateConfig, {key: value for key, value in given.items() if value is not None})

@@ -29,6 +29,7 @@ _STAGES = {
     "anneal": "anneal (continual pre-training, finished)",
     "sft": "sft (supervised fine-tuning on one domain)",
     "preference": "preference (DPO, targets over sampled items of one domain)",
+    "listwise": "listwise (targets over sampled items at every position; ours, not the paper's)",
     "pointwise": "pointwise (supervised fine-tuning on yes or no, a baseline)",
 }
 

@@ -13,6 +13,7 @@ from cprec_hf.hub.markdown import escape, one_line
 from cprec_hf.hub.report_sections import sections
 
 _ORACLES = ("latent_oracle", "bayes_oracle")
+_HOW = {"generate": "greedy answers looked up by text", "pointwise": "asked about each candidate, yes against no"}
 _COMPARISON = {"comparison.png": "The methods with their 95 % intervals; dashed lines: what could be reached."}
 _CURVES = {
     "learning_rate.png": "Learning rate over steps, phases shaded.",
@@ -203,10 +204,12 @@ def _ranked(results: Mapping[str, Any]) -> str:
 
 def _method(method: Mapping[str, Any]) -> str:
     parts = [escape(method["kind"])]
-    if method.get("model"):
+    if method.get("model") and "record" not in method:  # its embeddings of the titles are used, nothing else
+        parts.append(f"titles read by {escape(method['model'])}")
+    elif method.get("model"):
         record = method["record"]
         source = method["model"] + (f" at {method['revision']}" if method["revision"] else "")
-        how = f"score {escape(score_of(method))}" if method["kind"] == "model" else "greedy answers looked up by text"
+        how = _HOW.get(method["kind"]) or f"score {escape(score_of(method))}"
         parts.append(f"{escape(source)}, {how}")
         if record["stage"] == "none":
             parts.append("a plain language model, as it is: zero-shot, with the corpus' template and items")
@@ -217,9 +220,8 @@ def _method(method: Mapping[str, Any]) -> str:
         parts.append("a ceiling: it knows the simulated marketplace's parameters")
     if "chosen" in method:
         chosen = ", ".join(f"{key} {value}" for key, value in method["chosen"].items())
-        parts.append(
-            escape(f"{chosen} ({method['by']} {method['validation']:.3f}, best of {len(method['grid'])} settings)")
-        )
+        tried = len(method["grid"]) if isinstance(method["grid"], list) else method["grid"]  # a number in format 1
+        parts.append(escape(f"{chosen} ({method['by']} {method['validation']:.3f}, best of {tried} settings)"))
     if "weights" in method:
         weights = ", ".join(f"{name} {weight:.3f}" for name, weight in method["weights"].items())
         parts.append(f"weights of standardised scores: {escape(weights)}")

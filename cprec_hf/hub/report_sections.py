@@ -32,7 +32,7 @@ def _section(title: str, body: Sequence[str]) -> list[str]:
 
 def _settings(results: Mapping[str, Any]) -> list[str]:
     """A row for each method that chose its settings: the declared grid, the choice, and what others were worth."""
-    tuned = [method for method in results["methods"] if "chosen" in method]
+    tuned = [method for method in results["methods"] if isinstance(method.get("grid"), list)]
     rows = [
         [m["name"], _setting(m["chosen"]), f"{m['validation']:.3f}", _grid(m["grid"]), len(m["grid"]),
          f"{min(tried['validation'] for tried in m['grid']):.3f}"]
@@ -55,11 +55,12 @@ def _setting(values: Mapping[str, Any]) -> str:
 
 
 def _grid(grid: Sequence[Mapping[str, Any]]) -> str:
-    if len(grid) <= _FEW:
-        return "; ".join(f"{_setting(tried)}: {tried['validation']:.3f}" for tried in grid)
-    axes = [key for key in grid[0] if key != "validation"]
-    values = {axis: list(dict.fromkeys(str(tried[axis]) for tried in grid)) for axis in axes}
-    return "; ".join(f"{axis}: {', '.join(of)}" for axis, of in values.items())
+    """What was tried, without what all settings share; that stands with the choice."""
+    axes = {key: list(dict.fromkeys(str(tried[key]) for tried in grid)) for key in grid[0] if key != "validation"}
+    varied = {axis: values for axis, values in axes.items() if len(values) > 1}
+    if len(grid) > _FEW:
+        return "; ".join(f"{axis}: {', '.join(values)}" for axis, values in varied.items())
+    return "; ".join(f"{_setting({axis: tried[axis] for axis in varied})}: {tried['validation']:.3f}" for tried in grid)
 
 
 def _groups(results: Mapping[str, Any]) -> list[str]:
@@ -84,7 +85,7 @@ def _groups(results: Mapping[str, Any]) -> list[str]:
         *lines,
         f"{shown}, means over the users of a group (n), a user's over the user's rows in it; intervals are in "
         "`results.json`. Popularity is counted over all training users: head items hold a third of what they had, as "
-        "do middle and tail. What is cold has no event before the cut.",
+        "do middle and tail. A cold item has no event that training may read, a cold user none of any domain.",
         "",
     ]
 
@@ -104,11 +105,12 @@ def _beyond(results: Mapping[str, Any]) -> list[str]:
                _number(at["popularity_lift"], "+.2f"), _number(last["intra_list_diversity"])]  # fmt: skip
         rows.append([*row, *([] if whole else [_position(method.get("position"))])])
     lines = [table(columns, rows), ""]
+    of = ("items" if whole else "candidates") if k != "1" else ("item" if whole else "candidate")
     lines.append(
-        f"Of the {k} best of each row's {'items' if whole else 'candidates'}. Coverage: the share of all items shown "
-        "to anybody; Gini: 0 if all are shown equally often, 1 if one alone is; novelty: self-information of the items "
-        "among the training users; popularity lift: how much more popular than the histories' items, as a share; "
-        f"diversity: 1 - cosine of the titles' words, of all pairs of the first {wide}."
+        f"Of each row's first {'' if k == '1' else k + ' '}{of}. Coverage: the share of all items shown to anybody; "
+        "Gini: 0 if all are shown equally often, 1 if one alone is; novelty: self-information of the items among the "
+        "training users; popularity lift: how much more popular than the histories' items, as a share; diversity: 1 - "
+        f"cosine of the titles' words, of all pairs of the first {wide}."
     )
     if not whole:
         lines.append(
@@ -145,8 +147,8 @@ def _calibration(results: Mapping[str, Any]) -> list[str]:
         "",
         "The softmax of a row's scores taken as probabilities of its candidates. Error: the expected calibration error "
         "of the first choice, ten bins; log loss in nats (equal chances: "
-        f"{log(results['candidates']):.3f}); temperature: what the scores are divided by, fitted on validation rows "
-        "where a method's scores of those were needed anyway (`score: validation`, hybrids and their parts).",
+        f"{log(results['candidates']):.3f}); temperature: what the scores are divided by, fitted on validation rows, "
+        "of a model only where its scores of those were needed anyway (`score: validation`, parts of hybrids).",
         "",
         Safe(f"![{caption}](reliability.png)"),
         "",

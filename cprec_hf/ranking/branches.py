@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from cprec_hf.corpus.ragged import Ragged, offsets_of, ranges
-from cprec_hf.ranking.forest import Forest
+from cprec_hf.ranking.forest import Forest, sees
 from cprec_hf.ranking.reader import Method, Reader, beside, columns_of, rows_of
 
 _ROW_TOKENS = 256  # tokens of a tree side by side in one row; more would only add masked-out attention (our choice)
@@ -128,7 +128,7 @@ class _Batch:
         query, key = reader.tensor(token)[:, :, None], reader.tensor(read)[:, None, :]
         end = reader.tensor(np.where(read >= 0, self.forest.end[read.clip(0)], 0))[:, None, :]
         prefix = reader.tensor(self.seen[users])[:, None, :].expand(-1, token.shape[1], -1)
-        seen = torch.cat([prefix, (key <= query) & (query < end)], dim=-1)
+        seen = torch.cat([prefix, sees(query, key, end)], dim=-1)
         _, positions = self._ids(read, users)
         keys = reader.tensor(np.concatenate([self.positions[users], positions], axis=1))
         return reader.tree_mask(reader.mask_of(seen), keys[:, -token.shape[1] :], keys)

@@ -176,6 +176,14 @@ class Catalogue:
         Returns:
             One row of token ids a user.
         """
+        trimmed = self.trimmed(openings, histories, history_length, room)
+        first = Ragged(openings.ravel().astype(np.int32), np.arange(len(openings) + 1) * openings.shape[1])
+        numbers = first.join(Ragged(trimmed.values + np.int32(_TITLES), trimmed.offsets))
+        lines = self._lines.take(numbers.values)
+        return Ragged(lines.values, lines.offsets[numbers.offsets])
+
+    def trimmed(self, openings: np.ndarray, histories: Ragged, history_length: int, room: np.ndarray) -> Ragged:
+        """The codes of what `prompts` keeps of histories, a row a user; arguments as there."""
         codes, offsets = self.code_of[histories.values], histories.offsets
         user = np.repeat(np.arange(len(room)), histories.lengths)
         before = offsets_of(self.codes.lengths[codes])
@@ -183,13 +191,7 @@ class Catalogue:
         items_from_here = offsets[1:][user] - np.arange(len(codes))
         fits = tokens_from_here <= (room - self.opening_tokens(openings))[user]
         kept = fits & (items_from_here <= history_length)
-        trimmed = Ragged(
-            (codes[kept] + _TITLES).astype(np.int32), offsets_of(np.bincount(user[kept], minlength=len(room)))
-        )
-        first = Ragged(openings.ravel().astype(np.int32), np.arange(len(openings) + 1) * openings.shape[1])
-        numbers = first.join(trimmed)
-        lines = self._lines.take(numbers.values)
-        return Ragged(lines.values, lines.offsets[numbers.offsets])
+        return Ragged(codes[kept].astype(np.int32), offsets_of(np.bincount(user[kept], minlength=len(room))))
 
     def check_fits(self, openings: np.ndarray, codes: np.ndarray, limit: int) -> None:
         """Check that prompts have room for their candidates, if not for any history.

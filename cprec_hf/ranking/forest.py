@@ -1,18 +1,31 @@
 """Trunk and branches: what is read after each prefix, every token that branches share standing there once.
 
 A `Forest` holds for every prefix the tree of tokens that must be read to predict the wanted ones, depth first, so that
-what a token may see of its own tree is an interval: token `i` sees `j` where j <= i < end[j]. `scoring` reads it in
-pieces; nothing here knows a model.
+what a token may see of its own tree is an interval: token `i` sees `j` where j <= i < end[j] (`sees`). `scoring` reads
+it in pieces on top of its prefixes; list-wise training (`layout`) reads trees whole, a history the trunk of each.
+Nothing here knows a model.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from cprec_hf.corpus.ragged import Ragged, offsets_of
+from cprec_hf.corpus.ragged import Ragged, offsets_of, ranges
 from cprec_hf.ranking.trie import Trie
+
+
+def sees(query: Any, key: Any, end: Any) -> Any:
+    """Whether a token sees another of its forest; arrays or tensors of shapes that broadcast.
+
+    Args:
+        query: numbers of tokens that are read.
+        key: numbers of tokens, those left of them among others; below 0 for padding, which has the end 0.
+        end: of `key`, see `Forest`.
+    """
+    return (key <= query) & (query < end)
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +81,8 @@ class Forest:
         parent = np.searchsorted(keys, owner * len(trie) + trie.rank[trie.parents[node]])
         parent[trie.parents[node] == 0] = -1
         end = np.searchsorted(keys, keys + trie.sizes[node])
-        forest, places = cls._of_nodes(trie, np.arange(n_prefixes), owner, node, parent, end)
+        tokens, depth = trie.tokens[node], trie.depth[node] - 1
+        forest, places = cls._of_nodes(np.arange(n_prefixes), owner, tokens, depth, parent, end)
         return forest, Ragged(places[place].astype(np.int32), paths.offsets)
 
     @classmethod
@@ -80,31 +94,86 @@ class Forest:
         """
         node = trie.order[1:]
         parent, end = trie.rank[trie.parents[node]] - 1, np.arange(len(node)) + trie.sizes[node]
-        forest, places = cls._of_nodes(
-            trie, np.zeros(n_prefixes, dtype=np.int64), np.zeros(len(node), dtype=np.int64), node, parent, end
-        )
+        tokens, depth = trie.tokens[node], trie.depth[node] - 1
+        tree_of, tree = np.zeros(n_prefixes, dtype=np.int64), np.zeros(len(node), dtype=np.int64)
+        forest, places = cls._of_nodes(tree_of, tree, tokens, depth, parent, end)
         return forest, places[trie.rank[1:] - 1]
 
     @classmethod
+    def of_trunks(
+        cls, trunks: Ragged, owners: np.ndarray, begins: np.ndarray, branches: Ragged
+    ) -> tuple[Forest, Ragged, Ragged]:
+        """Sequences with branches: each trunk a tree after an empty prefix, each branch read on top of a part of it.
+
+        What predicts the first token of a trunk is nothing: the places 0 ... n_trees - 1 of `wanted` are no source's.
+
+        Args:
+            trunks: one row of token ids a tree, none empty.
+            owners: the trunk of each branch, never decreasing, int64 [n_branches].
+            begins: how many tokens of the trunk stand before it, at least 1 and not all, within a trunk never
+                decreasing, int64 [n_branches].
+            branches: one row of token ids a branch, none empty.
+
+        Returns:
+            The forest, and the places in `wanted` of each trunk's tokens and of each branch's.
+        """
+        n_trunk, n_branch = len(trunks.values), len(branches.values)
+        tree = np.repeat(np.arange(len(trunks)), trunks.lengths)
+        depth = ranges(np.zeros(len(trunks), dtype=np.int64), trunks.lengths)
+        # Depth first: the branches that leave a trunk after n tokens stand between its n-th and its next.
+        at = trunks.offsets[owners] + begins  # the trunk's token before which a branch stands
+        before = offsets_of(np.bincount(at, weights=branches.lengths, minlength=n_trunk + 1).astype(np.int64))[1:]
+        trunk = np.arange(n_trunk) + before[:n_trunk]
+        first = at + branches.offsets[:-1]
+        branch = ranges(first, first + branches.lengths)
+        last = (trunks.offsets + np.concatenate([[0], before])[trunks.offsets])[1:]  # one past each tree
+        values: dict[str, np.ndarray] = {name: np.empty(n_trunk + n_branch, dtype=np.int64) for name in _NODE}
+        of_branch = np.repeat(np.arange(len(branches)), branches.lengths)
+        place = ranges(np.zeros(len(branches), dtype=np.int64), branches.lengths)
+        for nodes, found in (
+            (trunk, (tree, trunks.values, depth, np.where(depth > 0, np.roll(trunk, 1), -1), last[tree])),
+            (
+                branch,
+                (
+                    owners[of_branch], branches.values, begins[of_branch] + place,
+                    np.where(place > 0, branch - 1, trunk[at[of_branch] - 1]), (first + branches.lengths)[of_branch],
+                ),
+            ),
+        ):  # fmt: skip
+            for name, column in zip(_NODE, found, strict=True):
+                values[name][nodes] = column
+        forest, places = cls._of_nodes(np.arange(len(trunks)), *(values[name] for name in _NODE))
+        return forest, Ragged(places[trunk], trunks.offsets), Ragged(places[branch], branches.offsets)
+
+    @classmethod
     def _of_nodes(
-        cls, trie: Trie, tree_of: np.ndarray, tree: np.ndarray, node: np.ndarray, parent: np.ndarray, end: np.ndarray
+        cls,
+        tree_of: np.ndarray,
+        tree: np.ndarray,
+        tokens: np.ndarray,
+        depth: np.ndarray,
+        parent: np.ndarray,
+        end: np.ndarray,
     ) -> tuple[Forest, np.ndarray]:
         """The forest that predicts these nodes (by tree, depth first), and their places in `wanted`."""
         n_trees = int(tree_of.max(initial=-1)) + 1
-        read = np.zeros(len(node), dtype=bool)  # a token that nothing follows is predicted and never read
+        read = np.zeros(len(tokens), dtype=bool)  # a token that nothing follows is predicted and never read
         read[parent[parent >= 0]] = True
         before = offsets_of(read)
         source = np.where(parent < 0, tree, n_trees + before[parent])
         by_source = np.argsort(source, kind="stable")
-        places = np.empty(len(node), dtype=np.int64)
-        places[by_source] = np.arange(len(node))
+        places = np.empty(len(tokens), dtype=np.int64)
+        places[by_source] = np.arange(len(tokens))
         return cls(
             tree_of=tree_of,
             bounds=offsets_of(np.bincount(tree[read], minlength=n_trees)),
-            tokens=trie.tokens[node[read]].astype(np.int64),
-            depth=trie.depth[node[read]] - 1,
+            tokens=tokens[read].astype(np.int64),
+            depth=depth[read],
             parent=np.where(parent[read] < 0, -1, before[parent[read]]),
             end=before[end[read]],
-            wanted=trie.tokens[node[by_source]].astype(np.int64),
+            wanted=tokens[by_source].astype(np.int64),
             wanted_bounds=offsets_of(np.bincount(source, minlength=n_trees + int(before[-1]))),
         ), places
+
+
+_NODE = ("tree", "tokens", "depth", "parent", "end")  # of what `_of_nodes` takes of each node, in its order

@@ -17,6 +17,7 @@ import torch
 from transformers import DynamicCache
 
 from cprec_hf.corpus.ragged import Ragged
+from cprec_hf.ranking.branch_attention import BRANCHES
 
 Method = Literal["auto", "mask", "cache", "rows"]
 
@@ -44,7 +45,7 @@ def choose_method(model: Any, longest: int) -> Method:
     if not attends or "position_ids" not in inspect.signature(base.forward).parameters:
         return "rows"
     rotary = bool(getattr(config, "rope_parameters", None)) and not getattr(config, "alibi", False)
-    takes_mask = base._supports_attention_backend and config._attn_implementation in ("sdpa", "eager")
+    takes_mask = base._supports_attention_backend and config._attn_implementation in ("sdpa", "eager", BRANCHES)
     window = window_of(config)
     by_layer = window is not None and window <= longest and bool(layers)
     return "mask" if rotary and takes_mask and (not by_layer or _takes_masks_by_layer(base)) else "cache"

@@ -164,6 +164,26 @@ class PointwiseArguments(SftArguments):
     negatives: int = _field("Questions answered no for each answered yes.", 1)
 
 
+@dataclass(kw_only=True)
+class ListwiseArguments(SftArguments):
+    """Keys of `listwise`; formulas in cprec_hf/training/listwise_loss.py."""
+
+    negatives: int = _field("Siblings K that each target is compared with.", 6)
+    negative_source: str = _field(
+        "Where they come from: uniform, popularity or in_batch (both with the log-q correction), or category; see "
+        "cprec_hf/training/listwise_negatives.py.",
+        "uniform",
+    )
+    positions: str = _field("Which items of a history are targets: every, or last.", "every")
+    min_history: int = _field("Items of the history that a target has before it, at least.", 1)
+    lm_weight: float = _field("Weight of the language-model loss on the histories beside the rank loss.", 0.3)
+    reference: bool = _field(
+        "Score by the log-ratio to the start (S-DPO's loss at every position; with one negative DPO's).", False
+    )
+    beta: float = _field("Multiplies all scores of a list.", 1.0)
+    length_normalise: bool = _field("Score by the mean log-probability of a title's tokens, not their sum.", False)
+
+
 STAGES: dict[str, type[StageArguments]] = {
     "base": BaseArguments,
     "cpt": CptArguments,
@@ -171,6 +191,7 @@ STAGES: dict[str, type[StageArguments]] = {
     "sft": SftArguments,
     "preference": PreferenceArguments,
     "pointwise": PointwiseArguments,
+    "listwise": ListwiseArguments,
 }
 """The keys of each stage."""
 
@@ -211,7 +232,7 @@ def parse_stage(
     """Read `--config RECIPE` and flags, flags winning, into the stage's arguments, TRL's, and the model's.
 
     Args:
-        stage: base, cpt, anneal, sft, preference, pointwise.
+        stage: base, cpt, anneal, sft, preference, pointwise, listwise.
         cls: the stage's dataclass.
         argv: the command line after the module's name.
         config: of the trainer: trl.SFTConfig, or trl.DPOConfig for preference.

@@ -31,8 +31,8 @@ Head = Literal["liger", "trl", "torch"]
 HEADS = ("auto", *get_args(Head))
 IGNORED = -100
 
-_CHUNK_LOGITS, _LEAST_ROWS = 1 << 22, 512  # 16 MB of logits, unless that is too few rows to keep a matrix unit busy
-_TRL_COLUMNS = 1 << 15  # what TRL itself passes
+CHUNK_LOGITS, LEAST_ROWS = 1 << 22, 512  # 16 MB of logits, unless that is too few rows to keep a matrix unit busy
+TRL_COLUMNS = 1 << 15  # what TRL itself passes
 
 
 def has_plain_head(model: Any) -> bool:
@@ -93,20 +93,21 @@ def choose_head(asked: str, device: torch.device, plain_head: bool) -> Head | No
     return asked  # type: ignore[return-value]
 
 
-def apply_kernels(model: Any, device: torch.device, head: Head | None) -> str:
+def apply_kernels(model: Any, device: torch.device, head: Head | None, loss: str = "TRL's own loss") -> str:
     """Put Liger's layer kernels into `model` where they can run, and the loss head.
 
     Args:
         model: a causal language model of transformers (inside its PEFT wrapper, if any), patched in place.
         device: where it will be trained.
         head: of `choose_head`.
+        loss: what the loss is called where there is no such head.
 
     Returns:
         One line that says what this run uses.
     """
     if head is not None:
         teach_summed_loss(model, head)
-    losses = {"liger": "Liger's fused loss", "trl": "TRL's fused loss, without entropies", None: "TRL's own loss"}
+    losses = {"liger": "Liger's fused loss", "trl": "TRL's fused loss, without entropies", None: loss}
     used = losses.get(head, "torch's chunked loss")
     attention = model.config._attn_implementation
     if device.type != "cuda":
@@ -153,7 +154,7 @@ def summed_loss(hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Ten
         from trl.kernels import ChunkedLogProbFunction
 
         only = ("log_probs",)
-        return -ChunkedLogProbFunction.apply(hidden, weight, bias, labels, 1.0, _TRL_COLUMNS, None, 1.0, only)[0].sum()
+        return -ChunkedLogProbFunction.apply(hidden, weight, bias, labels, 1.0, TRL_COLUMNS, None, 1.0, only)[0].sum()
     loss: Tensor = _ChunkedLoss.apply(hidden, weight, bias, labels, torch.is_grad_enabled())
     return loss
 
@@ -162,14 +163,14 @@ def _ligers_loss(hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Te
     """Liger's loss. Under autocast it would cast the weight anew for each of its chunks, often over a hundred."""
     from liger_kernel.transformers import LigerFusedLinearCrossEntropyLoss
 
-    dtype = _compute_dtype(hidden)
+    dtype = compute_dtype(hidden)
     bias = None if bias is None else bias.to(dtype)
     # The weight's gradient is a sum over chunks, which bfloat16 would round as often.
     loss = LigerFusedLinearCrossEntropyLoss(ignore_index=IGNORED, reduction="sum", accum_dtype=torch.float32)
     return loss(weight.to(dtype), hidden.to(dtype), labels, bias)
 
 
-def _compute_dtype(tensor: Tensor) -> torch.dtype:
+def compute_dtype(tensor: Tensor) -> torch.dtype:
     """What a matrix product with `tensor` is computed in here."""
     kind = tensor.device.type
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else tensor.dtype
@@ -187,14 +188,14 @@ class _ChunkedLoss(torch.autograd.Function):
         ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, with_grad: bool
     ) -> Tensor:
         """The summed loss of hidden [n, width] with weight [vocabulary, width] and labels [n], in float32."""
-        dtype = _compute_dtype(hidden)
+        dtype = compute_dtype(hidden)
         h, w, b = hidden.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
         need_hidden, need_weight, need_bias = (with_grad and need for need in ctx.needs_input_grad[:3])
         grad_hidden = torch.zeros_like(hidden) if need_hidden else None
         grad_weight = torch.zeros_like(weight, dtype=torch.float32) if need_weight else None
         grad_bias = torch.zeros_like(bias, dtype=torch.float32) if bias is not None and need_bias else None
         loss = torch.zeros((), dtype=torch.float32, device=hidden.device)
-        rows = max(_LEAST_ROWS, _CHUNK_LOGITS // len(weight))
+        rows = max(LEAST_ROWS, CHUNK_LOGITS // len(weight))
         for start in range(0, len(h), rows):
             chunk, label = h[start : start + rows], labels[start : start + rows].unsqueeze(1)
             log_p = F.log_softmax(F.linear(chunk, w, b), dim=-1, dtype=torch.float32)

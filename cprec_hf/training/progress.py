@@ -74,7 +74,8 @@ class ProgressLog(TrainerCallback):
             phase = self.phases.name(state.global_step - 1) if self.phases else None
             line |= {"loss": logs["loss"], "learning_rate": logs["learning_rate"], "phase": phase, "tokens": tokens}
             line |= {"tokens_per_second": round(speed, 1), "grad_norm": logs.get("grad_norm")}
-            line |= {key: value for key, value in logs.items() if key.startswith("rewards/")}  # of preference
+            own = ("rewards/", "listwise/")  # of preference, of listwise
+            line |= {key: value for key, value in logs.items() if key.startswith(own)}
             logs |= {"tokens": tokens, "tokens_per_second": line["tokens_per_second"]}
             logs |= {"phase": PHASES.index(phase)} if phase else {}
             self._show(state, line)

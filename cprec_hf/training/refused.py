@@ -110,6 +110,10 @@ _NO_PLACE: Mapping[str, Mapping[str, str]] = {
     "sft": {},
     "preference": {"loss_head": "its log-probabilities are those of TRL's fused head"},
     "pointwise": {"completion_only_loss": "the loss is over the answers"},
+    "listwise": {
+        "completion_only_loss": "the language-model loss is over whole histories; see `lm_weight`",
+        "packing": "histories and their branches lie side by side already",
+    },
 }
 
 
@@ -117,7 +121,7 @@ def refuse_idle_keys(stage: str, given: set[str], training: Any, model: Any, whe
     """Refuse keys of TRL's that the stage would not act on.
 
     Args:
-        stage: base, cpt, anneal, sft, preference, pointwise.
+        stage: base, cpt, anneal, sft, preference, pointwise, listwise.
         given: the keys that the recipe or a flag gave.
         training: the parsed trl.SFTConfig, or trl.DPOConfig for preference.
         model: the parsed trl.ModelConfig.

@@ -71,7 +71,7 @@ def main(stage: str, argv: Sequence[str]) -> Path:
     """Draw the schedule of a recipe; returns the picture's path.
 
     Args:
-        stage: base, cpt, anneal, sft, preference, pointwise.
+        stage: base, cpt, anneal, sft, preference, pointwise, listwise.
         argv: the stage's command line, with `--plot-schedule PNG` in it.
 
     Raises:

@@ -10,7 +10,7 @@ import pytest
 
 from cprec_hf.corpus.record import ModelRecord
 from cprec_hf.errors import InputError
-from cprec_hf.evaluation.plots import Curve, plot_comparison, plot_learning_rates, plot_losses
+from cprec_hf.evaluation.plots import Curve, plot_comparison, plot_learning_rates, plot_losses, plot_reliability
 
 WSA = {"type": "wsa", "warmup_steps": 10, "stable_steps": 70, "anneal_steps": 20}
 HOSTILE = "$\\frac{1}{$ <b>| [x](http://a) \x00\n" + "long " * 30
@@ -79,6 +79,23 @@ def test_every_picture_is_drawn_and_the_same_twice(tmp_path: Path) -> None:
     for file in ("comparison.png", "rates.png", "losses.png"):
         assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
         assert len(np.unique(matplotlib.image.imread(tmp_path / "one" / file).reshape(-1, 4), axis=0)) > 20
+
+
+def calibrated(name: str, tempered: bool) -> dict[str, Any]:
+    line = {"ece": 0.1, "bins": [{"confidence": 0.1 * i, "right": 0.08 * i, "share": 0.2} for i in range(1, 6)]}
+    calibration: dict[str, Any] = {"as_scored": line, "temperature": 0.5 if tempered else None}
+    return {"name": name, "calibration": {**calibration, **({"tempered": line} if tempered else {})}}
+
+
+def test_reliability_has_a_panel_a_method(tmp_path: Path) -> None:
+    sizes = []
+    for n in (1, 5):
+        methods = [calibrated(HOSTILE, tempered=i % 2 == 0) for i in range(n)] + [{"name": "popularity"}]
+        for file in ("one.png", "two.png"):
+            plot_reliability({"methods": methods}, tmp_path / file)
+        assert (tmp_path / "one.png").read_bytes() == (tmp_path / "two.png").read_bytes()
+        sizes.append(matplotlib.image.imread(tmp_path / "one.png").shape[:2])
+    assert sizes[1][0] > 1.8 * sizes[0][0] and sizes[1][1] > 2.5 * sizes[0][1]  # two rows of four
 
 
 def test_bars_are_as_long_as_the_means(tmp_path: Path) -> None:

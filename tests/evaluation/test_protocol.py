@@ -91,7 +91,7 @@ def test_references_are_the_best_for_each_metric(evaluated: Path) -> None:
 
 def test_everything_is_written_and_recorded(evaluated: Path) -> None:
     names = {p.name for p in evaluated.iterdir()}
-    assert names == {"results.json", "per_user.parquet", "report.md", "comparison.png"}
+    assert names == {"results.json", "per_user.parquet", "report.md", "comparison.png", "reliability.png"}
     results = results_of(evaluated)
     assert results["corpus"]["content_sha256"] == "c0ffee" and results["corpus"]["candidates_sha256"] == "beef"
     assert (results["users"], results["rows"], results["candidates"], results["seed"]) == (80, 80, 6, 0)
@@ -205,8 +205,10 @@ def test_main_reads_a_recipe_and_prints_the_table(
     corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     recipe = write_recipe(corpus, tmp_path)
-    folder = main(["--config", str(recipe), "--output", str(tmp_path / "elsewhere"), "--seed", "4"])
+    output, share = ["--output", str(tmp_path / "elsewhere")], ["--train_share", "0.5"]
+    folder = main(["--config", str(recipe), *output, "--seed", "4", *share])
     assert folder == tmp_path / "elsewhere" and results_of(folder)["seed"] == 4
+    assert results_of(folder)["train_share"] == 0.5
     out = capsys.readouterr().out
     assert "[1/2] first" in out and "[2/2] ceiling" in out and "hr@1 [95 %]" in out
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cprec_hf.hub.markdown import escape
-from cprec_hf.hub.report import console_table, headline_metrics, report_markdown
+from cprec_hf.hub.report import console_table, headline_metrics, report_markdown, score_of
 
 METRICS = ["hr@1", "hr@5", "ndcg@10"]
 
@@ -51,9 +51,30 @@ def test_console_table_is_aligned_and_complete() -> None:
 
 def test_markdown_table_has_one_row_a_method_and_the_choices() -> None:
     text = report_markdown(make_results())
-    table = [line for line in text.splitlines() if line.startswith("|")]
+    table = [line for line in text.split("## Settings")[0].splitlines() if line.startswith("|")]
     assert len(table) == 4 and len({line.count("|") for line in table}) == 1
     assert "best of 9 settings" in text and "](comparison.png)" in text and "1,234 tokens" in text
+
+
+def test_a_models_score_is_the_one_that_validation_chose() -> None:
+    results = make_results()
+    record = {"chosen": {"score": "pmi"}, "by": "ndcg@10 on validation", "validation": 0.4}
+    record["grid"] = [{"score": "sum", "validation": 0.3}, {"score": "pmi", "validation": 0.4}]
+    results["methods"][0] |= {"score": "validation", **record}
+    assert score_of(results["methods"][0]) == "pmi" and "other, score pmi" in report_markdown(results)
+    assert score_of(make_results()["methods"][0]) == "sum"
+
+
+def test_models_of_another_share_of_the_users_are_named() -> None:
+    results = make_results()
+    results["methods"][0]["record"] |= {"domain": "Music", "data": {"train_share": 0.01}}
+    assert "Baselines saw all training users, not as many as these were fine-tuned on: other" in report_markdown(
+        results
+    )
+    few = report_markdown(results | {"train_share": 0.01, "subset_seed": 4})
+    assert "not as many as" not in few and "saw 0.01 of the training users (drawn with seed 4" in few
+    results["methods"][0]["record"] |= {"domain": None, "data": None}  # not fine-tuned on this domain
+    assert "not as many as" not in report_markdown(results)
 
 
 def test_the_pictures_of_training_stand_in_it_where_there_are_curves() -> None:
@@ -96,10 +117,10 @@ def test_answers_stand_in_a_second_table() -> None:
 def test_hostile_names_stay_text_everywhere(name: str) -> None:
     report = report_markdown(make_results(name))
     assert "<script" not in report and "![x]" not in report and not re.search(r"(?<!\\)\]\(javascript", report)
-    table = [line for line in report.splitlines() if line.startswith("|")]
+    table = [line for line in report.split("## Settings")[0].splitlines() if line.startswith("|")]
     borders = {len(re.findall(r"(?<!\\)\|", line)) for line in table}
     assert len(table) == 4 and len(borders) == 1
-    assert sum(line.startswith("#") for line in report.splitlines()) == 4
+    assert sum(line.startswith("#") for line in report.splitlines()) == 5
     assert "\n" not in escape(name) and len(console_table(make_results(name)).splitlines()) == 6
 
 

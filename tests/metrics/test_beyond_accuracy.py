@@ -97,10 +97,12 @@ def test_blocks_and_sparse_vectors_change_nothing(monkeypatch: pytest.MonkeyPatc
     rng = np.random.default_rng(0)
     lists, vectors = rng.integers(0, 30, (50, 4)), rng.normal(size=(30, 8))
     scores = rng.integers(0, 3, (50, 6)).astype(float)
+    bits = novelty(lists, np.arange(30))
     whole, bias = intra_list_diversity(lists, vectors), position_bias(scores)
     np.testing.assert_allclose(intra_list_diversity(lists, sparse.csr_array(vectors)), whole)
     monkeypatch.setattr(module, "_CELLS", 40)
     np.testing.assert_allclose(intra_list_diversity(lists, vectors), whole)
+    np.testing.assert_allclose(novelty(lists, np.arange(30)), bits)
     np.testing.assert_allclose(intra_list_diversity(lists, sparse.csr_array(vectors)), whole)
     assert position_bias(scores)["position_distribution"] == pytest.approx(bias["position_distribution"])
 

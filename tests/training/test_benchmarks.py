@@ -85,3 +85,27 @@ def test_train_cpu_agrees_with_stock(script, tmp_path):
     sides = figures["shapes"]["toy"]
     assert list(sides)[:2] == ["stock TRL, packed", "ours"]
     assert all(side["largest_difference_of_losses"] < 1e-4 for side in sides.values())
+
+
+def test_listwise_sides_agree(script, tmp_path):
+    path = tmp_path / "figures.json"
+    figures = script("listwise")["main"](["--toy", "--json", str(path)])
+    assert json.loads(path.read_text()) == figures
+    for k, found in figures["k"].items():
+        assert list(found["sides"]) == ["rows, TRL", "rows", "mask", "segments"]
+        assert all(max(side["scores_differ"], side["gradients_differ"]) < 1e-4 for side in found["sides"].values())
+        # 2 histories of 4 items of 14 tokens, 3 targets each; no last token is read.
+        trunk, lists = 10 + 4 * 14 - 1, 6
+        assert found["sides"]["segments"]["tokens"] == 2 * trunk + lists * int(k) * 13
+        assert found["sides"]["rows"]["tokens"] == 2 * (1 + int(k)) * sum(10 + 14 * n + 13 for n in (1, 2, 3))
+
+
+def test_listwise_quality_compares_arms_and_goes_on_where_it_stopped(script, tmp_path, monkeypatch, capsys):
+    monkeypatch.delitem(sys.modules, "polars")  # it builds a corpus
+    path = tmp_path / "figures.json"
+    main = script("listwise_quality")["main"]
+    figures = main(["--toy", "--json", str(path)])
+    assert json.loads(path.read_text()) == figures
+    assert [cell["arm"] for cell in figures["cells"].values()] == ["sft", "listwise", "sft", "listwise"]
+    assert figures["result"]["chosen"].keys() == {"sft", "listwise"}
+    assert figures["result"]["sum hr@1"].keys() >= {"n", "sft", "listwise", "difference", "low", "high", "p"}

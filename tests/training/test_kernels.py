@@ -40,8 +40,8 @@ def test_the_loss_is_the_models_own(head, make_tiny_model, byte_level_tokenizer)
 @pytest.mark.parametrize("trained", ["all", "head", "backbone", "nothing"])
 def test_heads_agree_in_loss_and_gradients(head, trained, monkeypatch):
     """Against torch's cross-entropy over all logits, in chunks of three rows, the last of them shorter."""
-    monkeypatch.setattr(kernels, "_LEAST_ROWS", 3)
-    monkeypatch.setattr(kernels, "_CHUNK_LOGITS", 1)
+    monkeypatch.setattr(kernels, "LEAST_ROWS", 3)
+    monkeypatch.setattr(kernels, "CHUNK_LOGITS", 1)
     generator = torch.Generator().manual_seed(0)
     hidden, weight, bias = (torch.randn(*shape, generator=generator) for shape in ((2, 9, 16), (40, 16), (40,)))
     labels = torch.randint(0, 40, (2, 9), generator=generator)

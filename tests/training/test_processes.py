@@ -21,12 +21,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from cprec_hf.corpus.encoder import Encoder
 from cprec_hf.corpus.record import ModelRecord
 from cprec_hf.errors import InputError
-from cprec_hf.training import cpt, sft
+from cprec_hf.training import cpt, listwise, sft
 from training.runs import half_written, log_lines, weights
 
 ONE = {"max_steps": 4, "save_steps": 2, "per_device_train_batch_size": 2, "gradient_accumulation_steps": 2}
 TWO = {**ONE, "per_device_train_batch_size": 1}
 KINDS = ["ddp", "fsdp2"]
+SIBLINGS = {"negatives": 2, "learning_rate": 0.003}
 # A step of plain gradient descent on all 30 rows at once, from which the gradient can be read off.
 DESCENT = {
     "max_steps": 1, "save_strategy": "no", "packing": False, "per_device_train_batch_size": 3, "optim": "sgd",
@@ -51,6 +52,8 @@ def folder(flags_in, tmp_path_factory):
     runs += [
         (kind, "sft", flags_in(folder, f"gradient-{kind}", **DESCENT, gradient_accumulation_steps=5)) for kind in KINDS
     ]
+    runs += [("ddp", "listwise", flags_in(folder, "listwise-ddp", **TWO, **SIBLINGS, reference="true"))]
+    runs += [("fsdp2", "listwise", flags_in(folder, "listwise-fsdp2", **TWO, **SIBLINGS, reference="true"))]
     runs.append(("refused", "cpt", flags_in(folder, "refused", **TWO)))
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     done = subprocess.run(
@@ -63,6 +66,7 @@ def folder(flags_in, tmp_path_factory):
         shutil.copytree(folder / kind / "checkpoint-2", folder / f"of-{kind}" / "downloaded")
         cpt.main(resume(kind, "one"))
     sft.main(flags_in(folder, "gradient-one", **DESCENT, gradient_accumulation_steps=10))
+    listwise.main(flags_in(folder, "listwise-one", **ONE, **SIBLINGS, reference="true"))
     return folder
 
 
@@ -87,6 +91,15 @@ def test_two_processes_train_the_model_of_one(folder, kind):
     assert {p.name for p in two.iterdir()} == {p.name for p in one.iterdir()}
     assert ModelRecord.load(two).tokens == ModelRecord.load(one).tokens
     assert weights(two) == weights(two / "checkpoint-4")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_two_processes_train_the_lists_of_one(folder, kind):
+    """The same siblings whoever reads a row; batches differ in lists and tokens, and each weighs the same."""
+    one, two = (log_lines(folder / f"listwise-{name}") for name in ("one", kind))
+    for key in ("loss", "grad_norm", "listwise/rank_loss", "listwise/lm_loss", "listwise/nats_per_item"):
+        assert [line[key] for line in two] == pytest.approx([line[key] for line in one], rel=1e-4), key
+    assert difference(folder / "listwise-one", folder / f"listwise-{kind}") < 1e-4
 
 
 @pytest.mark.parametrize("pair", ["one-ddp", "one-fsdp2", "ddp-one", "fsdp2-one"])

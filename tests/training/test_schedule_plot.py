@@ -96,7 +96,9 @@ def test_an_anneal_from_the_hub_is_drawn_from_the_trunks_record_alone(flags, hub
     assert (drawn["first_step"], drawn["rates"]) == (9, pytest.approx(expected))
 
 
-@pytest.mark.parametrize("name", ["base", "cpt", "anneal", "sft", "sft-only-long", "preference", "pointwise"])
+@pytest.mark.parametrize(
+    "name", ["base", "cpt", "anneal", "sft", "sft-only-long", "preference", "pointwise", "listwise"]
+)
 def test_shipped_recipes_are_drawn_without_their_inputs(name, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     stage = name.split("-")[0]

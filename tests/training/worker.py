@@ -21,6 +21,7 @@ from transformers import TrainerCallback
 
 from cprec_hf.errors import InputError
 from cprec_hf.recipes import find_recipe
+from cprec_hf.training.listwise_trainer import ListwiseTrainer
 from cprec_hf.training.trainer import StageTrainer
 
 
@@ -50,13 +51,13 @@ def passing_for_gpus(start: Any) -> Any:
 def main(runs: list[tuple[str, str, list[str]]]) -> None:
     config = load_config_from_file(str(find_recipe("accelerate/fsdp2.yaml")))
     os.environ |= {key.upper(): str(value) for key, value in config.fsdp_config.items()}
-    made, start = StageTrainer.__init__, PartialState.__init__
+    made, start = {cls: cls.__init__ for cls in (StageTrainer, ListwiseTrainer)}, PartialState.__init__
     for kind, stage, argv in runs:
 
         def init(self: Any, *args: Any, callbacks: Any = (), kind: str = kind, **kwargs: Any) -> None:
-            made(self, *args, callbacks=[*callbacks, Witness(kind)], **kwargs)
+            made[type(self)](self, *args, callbacks=[*callbacks, Witness(kind)], **kwargs)
 
-        StageTrainer.__init__ = init  # type: ignore[method-assign]
+        StageTrainer.__init__ = ListwiseTrainer.__init__ = init  # type: ignore[method-assign]
         AcceleratorState._reset_state(reset_partial_state=True)
         os.environ["ACCELERATE_USE_FSDP"] = "false" if kind == "ddp" else "true"
         PartialState.__init__ = passing_for_gpus(start) if kind == "fsdp2" else start  # type: ignore[method-assign]

@@ -32,7 +32,7 @@ class Bert4recSettings:
 
 
 BERT4REC_GRID = [Bert4recSettings(masked=masked) for masked in (0.2, 0.5)]
-BERT4REC_SCHEDULE = Schedule(max_epochs=500, patience=50)
+BERT4REC_SCHEDULE = Schedule(max_epochs=300, patience=30)
 
 
 class Bert4rec(SequenceModel):

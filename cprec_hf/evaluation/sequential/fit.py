@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -76,8 +77,14 @@ def fit_sequential(method: MethodConfig, task: Task) -> tuple[Score, dict[str, A
             values = rows.metrics(lambda part: score(setting, part), [k])[f"ndcg@{k}"]
             return float(rows.per_user(values).mean())
 
-        name = f"{method.kind} {number}/{len(kind.grid)}"
-        trainings.append(asdict(train_model(model, sequences, validate, kind.schedule, seed, name)))
+        name, start = f"{method.kind} {number}/{len(kind.grid)}", time.perf_counter()
+        ended = train_model(model, sequences, validate, kind.schedule, seed, name)
+        trainings.append(asdict(ended))
+        print(
+            f"  {name}: ndcg@{k} {ended.validation:.4f} on validation after epoch {ended.best_epoch} of "
+            f"{ended.epochs}, {time.perf_counter() - start:.0f} s",
+            flush=True,
+        )
     setting, record = choose(kind.grid, score, task.validation, k)
     known = len(np.unique(task.sequences.values))
     record |= {

@@ -33,7 +33,7 @@ def training_sequences(train: pa.Table, catalogue: Catalogue, where: str, *, eve
     users = train["user_id"].combine_chunks().dictionary_encode().indices.to_numpy().astype(np.int64)
     order = np.lexsort((train["timestamp"].to_numpy(), users))  # stable
     users, train = users[order], train.take(pa.array(order))
-    first = np.concatenate([[True], users[1:] != users[:-1]])
+    first = np.diff(users, prepend=-1) > 0
     history = train["history"].combine_chunks()
     lengths = pc.list_value_length(history).fill_null(0).to_numpy().astype(np.int64)
     values = catalogue.codes(history.flatten(), where)

@@ -23,13 +23,13 @@ _LOGITS = 1 << 26  # held at once: 256 MB
 class Schedule:
     """How long and how fast a model is trained. Our choice; AdamW at 1e-3 is usual.
 
-    A run of 20 epochs can end on the plateau that SASRec sits on before it learns more than popularity, so patience is
-    longer than that plateau was seen to last. Batches of about 1,000 items and item vectors of about unit length at the
-    start shorten it (against 128 windows a batch and a deviation of 0.02) to some five epochs.
+    SASRec can sit at popularity's level for a while before it learns more, where a short run or little patience would
+    leave it: about 5 epochs on Amazon Scientific with this schedule, 20 in a trial of ours with another. On ML-100K
+    batches of 1,024 items reached an ndcg of .095 after 10 epochs, batches of 128 windows after 25.
     """
 
-    max_epochs: int = 200
-    patience: int = 20
+    max_epochs: int = 100
+    patience: int = 10
     """Epochs without a better validation after which training ends."""
     learning_rate: float = 1e-3
     weight_decay: float = 0.01

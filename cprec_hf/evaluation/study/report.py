@@ -43,14 +43,8 @@ def report_markdown(results: Mapping[str, Any]) -> str:
         for metric in headline(results["k"]):
             head, body = cells_of(table, metric)
             lines += [_piped(head), "|---|" + "---:|" * (len(head) - 1), *map(_piped, body), ""]
-        lines += [
-            *_details(table),
-            *_trained(table),
-            *_notes(table),
-            "",
-            f"![{escape(table['title'] or name)}]({name}.png)",
-            "",
-        ]
+        picture = f"![{escape(table['title'] or name)}]({name}.png)"
+        lines += [*_details(table), *_trained(table), *_notes(table), "", picture, ""]
     lines += ["## How to read it", "", *(f"- {note}" for note in _HOW)]
     lines += [f"- Bootstrap: {results['bootstrap_resamples']:,} resamples.", ""]
     return "\n".join(lines)

@@ -32,9 +32,9 @@ def stage_keys(stage: str, where: str) -> set[str]:
 
 
 def override(config: Mapping[str, Any], keys: Mapping[str, Any], seed: int | None) -> dict[str, Any]:
-    """A configuration with some keys replaced, and `{seed}` filled in.
+    """A configuration with some keys replaced and `{seed}` filled in.
 
-    `a.b` is a key within `a`, `a.0.b` one within the first of a list; null leaves a key out.
+    `a.b` is a key within `a`, `a.0.b` one in the first of a list; null leaves a key out.
 
     Args:
         config: what a recipe says.

@@ -13,9 +13,13 @@ def answer(lists: str, catalogue: str, popularity: str, features: str, histories
     """The measures for JSON lists, the last four of which may be empty, or `{"error": why}`."""
     try:
         optional = [json.loads(text) if text.strip() else None for text in (popularity, features, histories, scores)]
-        return summarise(json.loads(lists), json.loads(catalogue), *optional)
+        return _rounded(summarise(json.loads(lists), json.loads(catalogue), *optional))
     except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
         return {"error": str(error)}
+
+
+def _rounded(found: dict[str, Any]) -> dict[str, Any]:
+    return json.loads(json.dumps(found), parse_float=lambda number: float(f"{float(number):.6g}"))
 
 
 def main() -> None:
@@ -36,10 +40,10 @@ def main() -> None:
             gr.Textbox('[["b", "c"], ["a"]]', label="histories: lists of items; may be empty"),
             gr.Textbox("[[0.9, 0.1], [0.7, 0.3]]", label="candidate_scores: in the order listed; may be empty"),
         ],
-        outputs=gr.JSON(label="result"),
+        outputs=gr.JSON(label="result", open=True),
         title="beyond_accuracy",
         description="What recommended lists are like, whatever they hit.",
-        article=card.split("---", 2)[2],
+        article=card.split("# beyond_accuracy\n", 1)[1],
         flagging_mode="never",
     ).launch()
 

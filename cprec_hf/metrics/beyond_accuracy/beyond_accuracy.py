@@ -88,7 +88,12 @@ def novelty(lists: Ints, popularity: npt.ArrayLike) -> Floats:
         popularity: events of each item [items].
     """
     counted = np.asarray(popularity, np.float64) + 1.0
-    return np.take(-np.log2(counted / counted.sum()), lists).mean(axis=1)
+    bits = -np.log2(counted / counted.sum())
+    found = np.empty(len(lists))
+    block = max(1, _CELLS // lists.shape[1])
+    for start in range(0, len(lists), block):
+        found[start : start + block] = np.take(bits, lists[start : start + block]).mean(axis=1)
+    return found
 
 
 def intra_list_diversity(lists: Ints, vectors: Vectors) -> Floats:
@@ -105,15 +110,15 @@ def intra_list_diversity(lists: Ints, vectors: Vectors) -> Floats:
     scale = np.divide(1.0, lengths, out=np.zeros_like(lengths), where=lengths > 0)
     units = sparse.diags_array(scale) @ sparse.csr_array(vectors) if dense is None else dense * scale[:, None]
     rows, k = lists.shape
-    own = np.take((scale > 0).astype(np.float64), lists).sum(axis=1)
-    squared = np.empty(rows)
+    found = np.empty(rows)
     block = max(1, _CELLS // (vectors.shape[1] if dense is not None else 64 * k))
     for start in range(0, rows, block):
         part = lists[start : start + block]
         ones = (np.ones(part.size), part.ravel(), np.arange(0, part.size + 1, k))
         summed = sparse.csr_array(ones, shape=(len(part), vectors.shape[0])) @ units
-        squared[start : start + block] = (summed * summed).sum(axis=1)
-    return 1.0 - (squared - own) / (k * (k - 1))
+        own = np.take(scale > 0, part).sum(axis=1)  # each place's cosine with itself
+        found[start : start + block] = 1.0 - ((summed * summed).sum(axis=1) - own) / (k * (k - 1))
+    return found
 
 
 def popularity_lift(lists: Ints, histories: Ints, owners: Ints, popularity: npt.ArrayLike) -> float:

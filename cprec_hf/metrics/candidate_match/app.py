@@ -14,9 +14,13 @@ def answer(predictions: str, references: str, candidates: str, catalogue: str, h
     try:
         given = [json.loads(text) if text.strip() else None for text in (catalogue, histories)]
         match = candidate_match(json.loads(predictions), json.loads(references), json.loads(candidates), *given)
-        return {**summarise(match)}
+        return _rounded(summarise(match))
     except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
         return {"error": str(error)}
+
+
+def _rounded(found: dict[str, Any]) -> dict[str, Any]:
+    return json.loads(json.dumps(found), parse_float=lambda number: float(f"{float(number):.6g}"))
 
 
 def main() -> None:
@@ -33,10 +37,10 @@ def main() -> None:
             gr.Textbox('["Ruler", "Blue pen", "Glue"]', label="catalogue: all titles; may be empty"),
             gr.Textbox('[["Glue"], ["Glue"]]', label="histories: lists of titles; may be empty"),
         ],
-        outputs=gr.JSON(label="result"),
+        outputs=gr.JSON(label="result", open=True),
         title="candidate_match",
         description="Do generated titles name the target, a candidate, anything that exists, or something old?",
-        article=card.split("---", 2)[2],
+        article=card.split("# candidate_match\n", 1)[1],
         flagging_mode="never",
     ).launch()
 

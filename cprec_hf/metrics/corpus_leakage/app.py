@@ -22,9 +22,13 @@ def answer(events: str, examples: str, cut: str) -> dict[str, Any]:
         tables = [
             pa.Table.from_pylist(json.loads(text), schema) for text, schema in ((events, EVENTS), (examples, EXAMPLES))
         ]
-        return corpus_leakage(*tables, cut=int(cut) if cut.strip() else None)
+        return _rounded(corpus_leakage(*tables, cut=int(cut) if cut.strip() else None))
     except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
         return {"error": str(error)}
+
+
+def _rounded(found: dict[str, Any]) -> dict[str, Any]:
+    return json.loads(json.dumps(found), parse_float=lambda number: float(f"{float(number):.6g}"))
 
 
 def main() -> None:
@@ -39,10 +43,10 @@ def main() -> None:
             gr.Textbox(EXAMPLE, label="examples: what is fine-tuned and tested on", lines=5),
             gr.Textbox("8", label="cut: where validation begins; may be empty"),
         ],
-        outputs=gr.JSON(label="result"),
+        outputs=gr.JSON(label="result", open=True),
         title="corpus_leakage",
         description="Does what a recommender is trained on tell what it is tested on?",
-        article=card.split("---", 2)[2],
+        article=card.split("# corpus_leakage\n", 1)[1],
         flagging_mode="never",
     ).launch()
 

@@ -13,9 +13,13 @@ def answer(method: str, reference: str, users: str, seeds: str, groups: str) -> 
     """The comparison for JSON lists, the last three of which may be empty, or `{"error": why}`."""
     try:
         labels = [json.loads(text) if text.strip() else None for text in (users, seeds, groups)]
-        return summarise(json.loads(method), json.loads(reference), *labels)
+        return _rounded(summarise(json.loads(method), json.loads(reference), *labels))
     except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
         return {"error": str(error)}
+
+
+def _rounded(found: dict[str, Any]) -> dict[str, Any]:
+    return json.loads(json.dumps(found), parse_float=lambda number: float(f"{float(number):.6g}"))
 
 
 def main() -> None:
@@ -32,10 +36,10 @@ def main() -> None:
             gr.Textbox("", label="seeds: a label per row, of its run; may be empty"),
             gr.Textbox("", label="groups: a label per row, such as the dataset; may be empty"),
         ],
-        outputs=gr.JSON(label="result"),
+        outputs=gr.JSON(label="result", open=True),
         title="paired_significance",
         description="Is one method better than another on the same users?",
-        article=card.split("---", 2)[2],
+        article=card.split("# paired_significance\n", 1)[1],
         flagging_mode="never",
     ).launch()
 

@@ -14,9 +14,13 @@ def answer(scores: str, relevance: str, ks: str, groups: str) -> dict[str, Any]:
     try:
         per_row = ranking_at_k(json.loads(scores), json.loads(relevance), [int(k) for k in ks.split(",")])
         means = {name: float(values.mean()) for name, values in per_row.items()}
-        return {**means, "groups": group_means(per_row, json.loads(groups))} if groups.strip() else means
+        return _rounded({**means, "groups": group_means(per_row, json.loads(groups))} if groups.strip() else means)
     except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
         return {"error": str(error)}
+
+
+def _rounded(found: dict[str, Any]) -> dict[str, Any]:
+    return json.loads(json.dumps(found), parse_float=lambda number: float(f"{float(number):.6g}"))
 
 
 def main() -> None:
@@ -32,10 +36,10 @@ def main() -> None:
             gr.Textbox("1, 2", label="k"),
             gr.Textbox('{"domain": ["Books", "Music"]}', label="groups: labels per row by name; may be empty"),
         ],
-        outputs=gr.JSON(label="result"),
+        outputs=gr.JSON(label="result", open=True),
         title="ranking_at_k",
         description="hr, recall, precision, ndcg, mrr and map at k; ties are taken in expectation over their orders.",
-        article=card.split("---", 2)[2],
+        article=card.split("# ranking_at_k\n", 1)[1],
         flagging_mode="never",
     ).launch()
 

@@ -40,20 +40,16 @@ Examples:
 """
 
 _CITATION = """
-@article{jarvelin2002cumulated,
-  title={Cumulated gain-based evaluation of IR techniques},
+@article{jarvelin2002cumulated, title={Cumulated gain-based evaluation of IR techniques},
   author={J{\\"a}rvelin, Kalervo and Kek{\\"a}l{\\"a}inen, Jaana},
-  journal={ACM Transactions on Information Systems}, volume={20}, number={4}, pages={422--446}, year={2002}
-}
-@inproceedings{mcsherry2008computing,
+  journal={ACM Transactions on Information Systems}, volume={20}, number={4}, pages={422--446}, year={2002}}
+@inproceedings{mcsherry2008computing, author={McSherry, Frank and Najork, Marc},
   title={Computing information retrieval performance measures efficiently in the presence of tied scores},
-  author={McSherry, Frank and Najork, Marc},
-  booktitle={European Conference on Information Retrieval}, pages={414--421}, year={2008}
-}
+  booktitle={European Conference on Information Retrieval}, pages={414--421}, year={2008}}
 """
 
 METRICS = ("hr", "recall", "precision", "ndcg", "mrr", "map")
-_CELLS = 1 << 19  # scores looked at in one go, so that they stay in the processor's cache
+_CELLS = 1 << 20  # scores looked at in one go, so that they stay in the processor's cache
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
@@ -65,8 +61,7 @@ def ranking_at_k(
 
     With the candidates sorted by falling score, a group of n tied candidates, r of them relevant, fills the places
     s+1 .. s+n, below a relevant ones. Then (McSherry and Najork 2008, the closed forms restated here):
-      recall, precision and ndcg are linear: a candidate counts the mean, over its group's places, of the cut-off or
-             discount;
+      recall, precision, ndcg  take the mean, over the places of a candidate's group, of its cut-off or discount;
       map    a relevant candidate counts the sum over its group's places p <= k of (1 + a + (p-s-1) (r-1) / (n-1)) / p,
              the relevant ones to be expected down to p, over p; divided by n;
       hr     misses only if the m = k - s places left for the first group with a relevant candidate hold none of its
@@ -86,15 +81,13 @@ def ranking_at_k(
         `{"hr@1": float64 [rows], "recall@1": ..., ..., "hr@5": ...}`.
 
     Raises:
-        ValueError: unequal shapes or row lengths, NaN scores, negative or missing relevance, a k out of range, an
-            unknown metric.
+        ValueError: unequal shapes or lengths, NaN scores, negative or missing relevance, a k or metric there is not.
     """
-    table, judged = _matrix(scores, "scores (predictions)"), _matrix(relevance, "relevance (references)")
+    table, judged = _matrix(scores, "scores (predictions)", "f"), _matrix(relevance, "relevance (references)", "fiub")
     rows, width = table.shape
     if judged.shape != table.shape:
-        raise ValueError(
-            f"scores are {rows} x {width} and relevance {judged.shape[0]} x {judged.shape[1]}; give both one shape"
-        )
+        n, m = judged.shape
+        raise ValueError(f"scores are {rows} x {width} and relevance {n} x {m}; give both one shape")
     ks = [ks] if isinstance(ks, int) else list(ks)
     for k in ks:
         if not 1 <= k <= width:
@@ -104,35 +97,18 @@ def ranking_at_k(
     found = {f"{metric}@{k}": np.empty(rows) for k in ks for metric in metrics}
     step = max(1, _CELLS // width)
     for at in range(0, rows, step):
-        part, flat = table[at : at + step], judged[at : at + step].ravel()
-        if np.isnan(part).any():
-            row, column = np.argwhere(np.isnan(part))[0]
-            raise ValueError(f"the score at row {at + row}, candidate {column} is NaN; NaN has no rank")
-        where = np.flatnonzero(flat != 0)
-        gain, row, column = flat[where].astype(np.float64), where // width, where % width
-        wrong = ~(np.isfinite(gain) & (gain > 0))
-        if wrong.any():
-            first = int(wrong.argmax())
-            value = f"row {at + row[first]}, candidate {column[first]} is {gain[first]}"
-            raise ValueError(f"the relevance at {value}; it must be a number from 0 up")
-        if (empty := np.bincount(row, minlength=len(part)) == 0).any():
-            raise ValueError(f"row {at + int(empty.argmax())} has no relevant candidate; its metrics are undefined")
-        values = _Relevant(part, row, column, gain, max(ks))
+        block = _Block(table[at : at + step], judged[at : at + step], max(ks), at)
         for k in ks:
             for metric in metrics:
-                found[f"{metric}@{k}"][at : at + step] = getattr(values, metric)(k)
+                found[f"{metric}@{k}"][at : at + step] = getattr(block, metric)(k)
     return found
 
 
 def group_means(per_row: Mapping[str, Floats], groups: Mapping[str, npt.ArrayLike]) -> dict[str, dict[str, Any]]:
-    """Means over the rows of each label, by the name of the grouping and the label, in the labels' order.
-
-    Args:
-        per_row: values [rows] by metric.
-        groups: labels [rows] by name.
+    """Means of `per_row`, values [rows] by metric, over the rows of each label of `groups`, labels [rows] by name.
 
     Returns:
-        `{"domain": {"Books": {"rows": 3, "hr@1": 0.5, ...}, ...}, ...}`; labels as text.
+        `{"domain": {"Books": {"rows": 3, "hr@1": 0.5, ...}, ...}, ...}`; labels as text, in their order.
 
     Raises:
         ValueError: not one label per row.
@@ -152,63 +128,35 @@ def group_means(per_row: Mapping[str, Floats], groups: Mapping[str, npt.ArrayLik
     return found
 
 
-def _near(scores: npt.NDArray[Any], row: Ints, column: Ints, most: int) -> tuple[Ints, Ints, Ints]:
-    """Of the candidates of a block of scores [rows, width] those with fewer than `most` above their group of ties.
+class _Block:
+    """The relevant candidates of a block that may come in the first `most` places; each metric: k -> float64 [rows]."""
 
-    Returns:
-        Which they are, how many candidates stand above their group, and the group's size.
-    """
-    mine, (rows, width) = scores[row, column], scores.shape
-    if len(row) == rows:  # one a row
-        above = (scores > mine[:, None]).sum(axis=1)
-        near = np.flatnonzero(above < most)
-        return near, above[near], ((scores >= mine[:, None]).sum(axis=1) - above)[near]
-    best = np.sort(np.partition(scores, width - most, axis=1)[:, width - most :], axis=1)
-    at_last = (scores == best[:, :1]).sum(axis=1)  # ties at the last place go on behind it
-    near = np.flatnonzero(mine >= best[row, 0])
-    row, mine = row[near], mine[near]
-    ends = []
-    for below in (np.less_equal, np.less):  # bisection, of all candidates at once
-        low, high = np.zeros(len(row), np.int64), np.full(len(row), most)
-        for _ in range(most.bit_length()):
-            middle = (low + high) // 2
-            right = (low < high) & below(best[row, np.minimum(middle, most - 1)], mine)
-            low, high = np.where(right, middle + 1, low), np.where(right, high, middle)
-        ends.append(low)
-    return near, most - ends[0], np.where(ends[1] == 0, at_last[row], ends[0] - ends[1])
-
-
-class _Relevant:
-    """What the metrics need of a block of rows: the relevant candidates that may come in the first `most` places.
-
-    Each metric's method takes a k up to `most` and gives float64 [rows].
-    """
-
-    def __init__(self, scores: npt.NDArray[Any], row: Ints, column: Ints, gain: Floats, most: int) -> None:
+    def __init__(self, scores: npt.NDArray[Any], relevance: npt.NDArray[Any], most: int, at: int) -> None:
         self.rows, width = scores.shape
-        self.total = np.bincount(row)
+        relevant = relevance != 0
+        self.total = _count(relevant)
+        _refuse(scores, relevance, self.total, at)
         place = np.arange(width + 1)
         self.discount = np.concatenate([[0.0], np.cumsum(1 / np.log2(place[:-1] + 2))])  # summed before a place
         self.harmonic = np.concatenate([[0.0], np.cumsum(1 / place[1:])])
         self.log_factorial = np.concatenate([[0.0], np.cumsum(np.log(place[1:]))])
-        self.gain_of_all = float(gain[0]) if (gain == gain[0]).all() else None
-        if self.gain_of_all is None:
-            best = np.zeros((self.rows, most))
-            falling = np.lexsort((-gain, row))
-            rank = np.arange(len(row)) - (np.cumsum(self.total) - self.total)[row]
-            best[row[rank < most], rank[rank < most]] = gain[falling[rank < most]]
+        where, start, size = _near(scores, relevant, most)
+        single = self.rows == self.total.sum()
+        order = np.arange(len(where)) if single else np.argsort(where // width * width + start, kind="stable")
+        where, row, start, size = where[order], where[order] // width, start[order], size[order]
+        self.binary = bool(single or np.count_nonzero(relevance == relevance.max()) == self.total.sum())  # or all alike
+        if not self.binary:
+            best = _largest(relevance, most)[:, ::-1]
             self.ideal = np.cumsum(best * np.diff(self.discount[: most + 1]), axis=1)
-
-        near, start, size = _near(scores, row, column, most)
-        order = np.argsort(row[near] * width + start, kind="stable")
-        self.row, self.gain, self.start, self.size = row[near][order], gain[near][order], start[order], size[order]
-        of_row = np.diff(self.row, prepend=-1) != 0
+            self.gain = relevance.ravel()[where].astype(np.float64)
+        self.row, self.start, self.size = row, start, size
+        of_row = np.diff(row, prepend=-1) != 0
         first = np.flatnonzero(of_row)
-        begin = np.flatnonzero(of_row | (np.diff(self.start, prepend=-1) != 0))
-        inside = np.diff(begin, append=len(near))
+        begin = np.flatnonzero(of_row | (np.diff(start, prepend=-1) != 0))
+        inside = np.diff(begin, append=len(row))
         self.inside = np.repeat(inside, inside)  # relevant ones in each one's group
-        self.above = np.repeat(begin, inside) - np.repeat(first, np.diff(first, append=len(near)))  # and above it
-        self.lead = self.row[first], self.start[first], self.size[first], self.inside[first]
+        self.above = np.repeat(begin, inside) - np.repeat(first, np.diff(first, append=len(row)))  # and above it
+        self.lead = row[first], start[first], size[first], self.inside[first]
 
     def hr(self, k: int) -> Floats:
         row, s, n, r = self.lead
@@ -233,10 +181,10 @@ class _Relevant:
 
     def ndcg(self, k: int) -> Floats:
         end, start = np.minimum(self.start + self.size, k), np.minimum(self.start, k)
-        gain = self.gain * (self.discount[end] - self.discount[start]) / self.size
-        if self.gain_of_all is None:
-            return self._per_row(gain) / self.ideal[:, k - 1]
-        return self._per_row(gain) / (self.gain_of_all * self.discount[np.minimum(self.total, k)])
+        discount = (self.discount[end] - self.discount[start]) / self.size
+        if self.binary:
+            return self._per_row(discount) / self.discount[np.minimum(self.total, k)]
+        return self._per_row(self.gain * discount) / self.ideal[:, k - 1]
 
     def map(self, k: int) -> Floats:
         end, start = np.minimum(self.start + self.size, k), np.minimum(self.start, k)
@@ -256,10 +204,71 @@ class _Relevant:
         return np.where(possible, logs[n] - logs[r] - logs[n - r], -np.inf)
 
 
-def _matrix(values: npt.ArrayLike, name: str) -> npt.NDArray[Any]:
+def _near(scores: npt.NDArray[Any], relevant: npt.NDArray[np.bool_], most: int) -> tuple[Ints, Ints, Ints]:
+    """The relevant candidates of a block [rows, width] with fewer than `most` above their group of ties.
+
+    Returns:
+        Where they are in the flattened block, how many candidates stand above their group, and the group's size.
+    """
+    rows, width = scores.shape
+    if np.count_nonzero(relevant) == rows:  # one a row
+        where = np.flatnonzero(relevant)
+        mine = scores.ravel()[where, None]
+        above = _count(scores > mine)
+        near = np.flatnonzero(above < most)
+        many = 3 * len(near) > rows  # then all are compared faster than these are picked
+        size = _count(scores == mine)[near] if many else _count(scores[near] == mine[near])
+        return where[near], above[near], size
+    best = _largest(scores, most)
+    where = np.flatnonzero(relevant & (scores >= best[:, :1]))
+    row, mine = where // width, scores.ravel()[where]
+    # Bisection, of all candidates at once, in rows that infinities make as long as a power of two.
+    steps = 2 ** np.arange(most.bit_length())[::-1]
+    padded = np.full((rows, 2 * steps[0]), np.inf, best.dtype)
+    padded[:, :most] = best
+    ends = []
+    for below in (np.less_equal, np.less):
+        end = row * 2 * steps[0]
+        for step in steps:
+            end += step * below(padded.ravel()[end + (step - 1)], mine)
+        ends.append(np.minimum(end - row * 2 * steps[0], most))
+    size = ends[0] - ends[1]
+    last = np.flatnonzero(ends[1] == 0)  # ties at the last of these places go on behind it
+    their, of = np.unique(row[last], return_inverse=True)
+    size[last] = _count(scores[their] == best[their, :1])[of]
+    return where, most - ends[0], size
+
+
+def _largest(values: npt.NDArray[Any], most: int) -> npt.NDArray[Any]:
+    """The largest `most` of each row, rising. NumPy sorts short rows faster than it parts them."""
+    least = values.shape[1] - most
+    if values.shape[1] <= 256:
+        return np.sort(values, axis=1)[:, least:]
+    return np.sort(np.partition(values, least, axis=1)[:, least:], axis=1)
+
+
+def _count(flags: npt.NDArray[np.bool_]) -> Ints:
+    """How many of each row are set; as bytes they are summed faster."""
+    return flags.view(np.int8).sum(axis=1, dtype=np.int32).astype(np.int64)
+
+
+def _refuse(scores: npt.NDArray[Any], relevance: npt.NDArray[Any], total: Ints, at: int) -> None:
+    """Raises the ValueError that names the first thing wrong with a block that begins at row `at`."""
+    if np.isnan(scores.max()):
+        row, column = np.argwhere(np.isnan(scores))[0]
+        raise ValueError(f"the score at row {at + row}, candidate {column} is NaN; NaN has no rank")
+    if not (relevance.min() >= 0 and relevance.max() < np.inf):
+        row, column = np.argwhere(~(np.isfinite(relevance) & (relevance >= 0)))[0]
+        value = f"row {at + row}, candidate {column} is {relevance[row, column]}"
+        raise ValueError(f"the relevance at {value}; it must be a number from 0 up")
+    if not total.all():
+        raise ValueError(f"row {at + int(total.argmin())} has no relevant candidate; its metrics are undefined")
+
+
+def _matrix(values: npt.ArrayLike, name: str, kinds: str) -> npt.NDArray[Any]:
     try:
         matrix = np.asarray(values)
-        if matrix.dtype.kind not in "fb":
+        if matrix.dtype.kind not in kinds:
             matrix = matrix.astype(np.float64)
     except (ValueError, TypeError) as error:
         raise ValueError(f"{name}: rows of unequal length or values that are not numbers ({error})") from None
@@ -282,12 +291,7 @@ class RankingAtK(evaluate.Metric):
         )
 
     def _compute(
-        self,
-        predictions: Any,
-        references: Any,
-        k: Sequence[int] = (1, 5, 10),
-        metrics: Sequence[str] = METRICS,
-        groups: Mapping[str, Sequence[Any]] | None = None,
+        self, predictions: Any, references: Any, k: Any = (1, 5, 10), metrics: Any = METRICS, groups: Any = None
     ) -> dict[str, Any]:
         per_row = ranking_at_k(predictions, references, k, metrics)
         means: dict[str, Any] = {name: float(values.mean()) for name, values in per_row.items()}
