@@ -1,6 +1,6 @@
 # Everything a newcomer runs. `make` alone lists the targets; those that need the environment make it first.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check e2e bench clean
+.PHONY: help setup demo test check e2e bench study clean
 BIN := .venv/bin
 export HF_HUB_DISABLE_TELEMETRY := 1
 
@@ -30,6 +30,9 @@ e2e: .venv/.ready ## the demo from an installed wheel, outside the checkout; 200
 
 bench: .venv/.ready ## every benchmark at toy size
 	@set -e; for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file --toy; done
+
+study: .venv/.ready ## the whole study of the simulated marketplace, for a night: three hours on two cores; resumes
+	$(BIN)/cprec study --config recipes/study-tiny.yaml
 
 clean: ## remove .venv and what tools leave behind (outputs/ stays)
 	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,4 +1,5 @@
 import dataclasses
+import hashlib
 
 import numpy as np
 import polars as pl
@@ -187,3 +188,20 @@ def test_oracles_refuse_what_would_not_be_exact(market):
 def test_impossible_worlds_are_refused(change, message):
     with pytest.raises(InputError, match=message):
         dataclasses.replace(SMALL, **change)
+
+
+def test_a_world_keeps_its_bytes():
+    """Corpora name the world by its settings alone, so the same settings must give the same world for good."""
+    world = simulate(
+        MarketplaceConfig(
+            seed=3, domains=["Books", "Games"], unseen=["Music"], users=30, events_per_user=12, unseen_users=20,
+            unseen_events_per_user=6, items_per_domain=60,
+        )
+    )  # fmt: skip
+    digest = hashlib.sha256()
+    for table, by in (
+        (world.interactions, ["user_id", "domain", "timestamp", "item_id"]), (world.items, ["domain", "item_id"]),
+    ):  # fmt: skip
+        rows = table.collect().sort(by)
+        digest.update(rows.select(sorted(rows.columns)).write_csv().encode())
+    assert digest.hexdigest() == "67aa3e7d7ca0c5f4e75736121c0fc3ebf9d4d1ba128e92e2e2014f48d4496389"

@@ -31,10 +31,10 @@ def study_recipe(folder: Path) -> dict[str, Any]:
             "main": {
                 "title": "100 % & more_of it",
                 "rows": {
-                    "Bayes oracle": {"kind": "bayes_oracle"},
+                    "Bayes oracle": {"kind": "bayes_oracle", "seeds": [1]},
                     "CPT | SFT": {"kind": "model", "model": "sft"},
-                    "SFT only": {"kind": "model", "model": "sft", "change": {"sft": {"from": "base"}}},
-                    "popularity": {"kind": "popularity"},
+                    "SFT only": {"kind": "model", "model": "sft", "seeds": [1], "change": {"sft": {"from": "base"}}},
+                    "popularity": {"kind": "popularity", "seeds": [1]},
                 },
                 "reference": ["SFT only", "popularity"],
                 "ceiling": "Bayes oracle", "details": True,

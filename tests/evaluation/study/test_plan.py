@@ -7,6 +7,7 @@ import pytest
 from cprec_hf.errors import InputError
 from cprec_hf.evaluation.study.config import read_study
 from cprec_hf.evaluation.study.plan import make_plan
+from cprec_hf.evaluation.study.resolve import override
 
 
 def plan_of(write_study, folder, change=None, **options):
@@ -21,12 +22,13 @@ def test_cells_are_counted_once_and_stand_behind_what_they_need(write_study, tmp
     plan = plan_of(write_study, tmp_path)
     assert counts(plan) == {
         ("corpus", "world"): 2, ("stage", "base"): 2, ("stage", "cpt"): 2,
-        ("stage", "sft"): 9,  # 2 domains, 2 seeds, from cpt and from base; and one from a checkpoint
-        ("evaluate", "sft"): 9, ("evaluate", "bayes_oracle"): 4, ("evaluate", "popularity"): 4,
+        ("stage", "sft"): 7,  # 2 domains, 2 seeds from cpt and one from base; and one from a checkpoint
+        ("evaluate", "sft"): 7, ("evaluate", "bayes_oracle"): 2, ("evaluate", "popularity"): 3, ("evaluate", "cpt"): 1,
+        ("evaluate", "hybrid"): 1,
     }  # fmt: skip
     place = {hash: i for i, hash in enumerate(plan.cells)}
     assert all(place[need] < place[hash] for hash, cell in plan.cells.items() for need in cell.needs.values())
-    assert len(plan.places) == 4 * 2 * 2 + 2
+    assert len(plan.places) == 5 * 2 + 5
     four = {p.cell for p in plan.places if p.row == "four"}
     assert four == {p.cell for p in plan.places if (p.row, p.domain, p.seed) == ("CPT | SFT", "Music", 1)}
     assert len({cell.name for cell in plan.cells.values()}) == len(plan.cells)
@@ -40,7 +42,9 @@ def test_quick_and_only_leave_cells_of_the_whole(write_study, tmp_path):
         ("evaluate", "bayes_oracle"): 2,
     }  # fmt: skip
     only = plan_of(write_study, tmp_path, only="trunk")
-    assert [(p.table, p.row) for p in only.places] == [("trunk", "two"), ("trunk", "four")]
+    assert [(p.table, p.row) for p in only.places] == [
+        ("trunk", row) for row in ("two", "four", "two zero-shot", "one user", "both")
+    ]
     with pytest.raises(InputError, match=r"--only: unknown key `mian`; did you mean `main`"):
         plan_of(write_study, tmp_path, only="mian")
 
@@ -56,8 +60,9 @@ def test_a_change_makes_anew_just_what_depends_on_it(write_study, tmp_path):
     def cpt(recipe):
         recipe["nodes"]["cpt"]["with"]["max_steps"] = 6
 
-    # cpt of both seeds; sft from it (2 x 2, and from the checkpoint) and their evaluations; not SFT only
-    assert changed(write_study, tmp_path, cpt) == ({"cpt": 2, "sft": 10}, 32 - 12)
+    # cpt of both seeds; sft from it (2 x 2, and from the checkpoint) and their evaluations, and what is made of those;
+    # not SFT only
+    assert changed(write_study, tmp_path, cpt) == ({"cpt": 3, "sft": 10, "hybrid": 1}, 27 - 14)
 
     def world(recipe):
         recipe["corpora"]["world"]["with"]["source.users"] = 21
@@ -69,7 +74,7 @@ def test_a_change_makes_anew_just_what_depends_on_it(write_study, tmp_path):
         recipe["tables"]["main"]["title"] = "other"
         recipe["output"] += "-elsewhere"
 
-    assert changed(write_study, tmp_path, cheap) == ({}, 32)
+    assert changed(write_study, tmp_path, cheap) == ({}, 27)
 
 
 def test_the_hash_depends_on_the_version(write_study, tmp_path, monkeypatch):
@@ -98,6 +103,36 @@ def test_a_corpus_without_a_seed_is_shared_by_all(write_study, tmp_path):
     assert counts(plan_of(write_study, tmp_path, change))["corpus", "world"] == 1
 
 
+def test_a_hybrid_stands_on_its_parts_and_on_their_checkpoints(write_study, tmp_path):
+    plan = plan_of(write_study, tmp_path, only="trunk")
+    rows = {place.row: plan.cells[place.cell] for place in plan.places}
+    assert rows["both"].needs == {
+        "corpus": rows["four"].needs["corpus"],
+        "model of four": rows["four"].needs["model"],
+        "model of two zero-shot": rows["two zero-shot"].needs["model"],
+    }
+    assert rows["two zero-shot"].inside == "checkpoint-2" and rows["four"].inside == ""
+    assert [part.get("inside") for part in rows["both"].config["parts"]] == ["checkpoint-2", "", None]
+    assert rows["one user"].config["train_share"] == 0.05
+
+    def penalty(recipe):  # a hybrid of a hybrid needs what that one needs
+        recipe["tables"]["trunk"]["rows"]["all"] = {"kind": "hybrid", "parts": ["both", "one user"], "at": 4}
+
+    deep = plan_of(write_study, tmp_path, penalty, only="trunk")
+    (cell,) = [deep.cells[place.cell] for place in deep.places if place.row == "all"]
+    assert [part["name"] for part in cell.config["parts"]] == ["two zero-shot", "four", "one user", "both"]
+    assert cell.needs == rows["both"].needs
+
+
+def test_an_override_reaches_into_lists():
+    before = {"sources": [{"kind": "a", "domains": ["x"]}, {"kind": "b"}], "other": 1}
+    made = override(before, {"sources.0.domains": ["y"], "sources.1.set.deep": 2, "other": None}, None)
+    assert made == {"sources": [{"kind": "a", "domains": ["y"]}, {"kind": "b", "set": {"deep": 2}}]}
+    assert before["sources"][0]["domains"] == ["x"]
+    with pytest.raises(InputError, match="`sources` is a list of 2"):
+        override(before, {"sources.2.kind": "c"}, None)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -114,6 +149,13 @@ def test_a_corpus_without_a_seed_is_shared_by_all(write_study, tmp_path):
         (lambda r: r["tables"]["main"]["rows"]["SFT only"].update(at=3), "give the table an `axis`"),
         (lambda r: r["tables"]["main"].update(ceiling="Bayes"), "'Bayes' is named and is no row"),
         (lambda r: r["tables"]["trunk"].update(seeds=[3]), "seed 3 is not among the study's"),
+        (lambda r: r["tables"]["main"]["rows"]["popularity"].update(seeds=[3]), "seed 3 is not among the study's"),
+        (lambda r: r["tables"]["trunk"]["rows"]["both"]["parts"].append("five"), "has 'five', which is not among"),
+        (lambda r: r["tables"]["trunk"]["rows"]["both"].update(change={"cpt": {"seed": 1}}), "it is a hybrid"),
+        (
+            lambda r: r["tables"]["trunk"]["rows"]["four"].update(change={"world": {"source.users": 9}}),
+            "its parts stand on different corpora",
+        ),
         (lambda r: r.update(seeds=[1, 1]), "each once"),
         (lambda r: r["corpora"]["world"].update(folder="x"), "give one of them"),
     ],

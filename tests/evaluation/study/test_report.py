@@ -24,6 +24,12 @@ VALUES = {
 }
 
 
+def every_seed(recipe):
+    del recipe["tables"]["trunk"]
+    for row in recipe["tables"]["main"]["rows"].values():
+        row.pop("seeds", None)
+
+
 def fill(study, plan, skip=()):
     """Write evaluate cells as a worker does, without running any."""
     cells = Cells(study.output)
@@ -45,7 +51,7 @@ def fill(study, plan, skip=()):
 @pytest.fixture(scope="module")
 def study(write_study, tmp_path_factory):
     def change(recipe):
-        del recipe["tables"]["trunk"]
+        every_seed(recipe)
         recipe["tables"]["main"]["question"] = "Is <b>it</b>_true_?"
 
     study = read_study(write_study(tmp_path_factory.mktemp("report"), change))
@@ -82,7 +88,7 @@ def test_each_row_is_compared_with_the_best_reference_and_adjusted_over_the_doma
 
 
 def test_a_row_without_all_of_its_cells_says_so_and_is_compared_on_common_seeds(write_study, tmp_path):
-    study = read_study(write_study(tmp_path, lambda recipe: recipe["tables"].pop("trunk")))
+    study = read_study(write_study(tmp_path, every_seed))
     plan = make_plan(study)
     fill(study, plan, skip={("SFT only", "Music", 1), ("CPT | SFT", "Cartoons", 1), ("CPT | SFT", "Cartoons", 2)})
     table = aggregate(study, plan)["tables"]["main"]
