@@ -104,8 +104,8 @@ def test_sasrec_is_gpt2_with_its_weights() -> None:
     model = make("sasrec").eval()
     twin = GPT2Model(
         GPT2Config(
-            vocab_size=N, n_positions=HISTORY, n_embd=WIDTH, n_inner=WIDTH, n_layer=2, n_head=2, activation_function="gelu",
-            attn_pdrop=0.0, embd_pdrop=0.0, resid_pdrop=0.0,
+            vocab_size=N, n_positions=HISTORY, n_embd=WIDTH, n_inner=WIDTH, n_layer=2, n_head=2,
+            activation_function="gelu", attn_pdrop=0.0, embd_pdrop=0.0, resid_pdrop=0.0,
         )
     ).eval()  # fmt: skip
     twin.wpe.weight.data = model.positions.weight.data
