@@ -53,6 +53,7 @@ def render_results_card(results: Mapping[str, Any], free: str = "", *, repo_id: 
             "methods": _methods(results, hr, ndcg),
             "references": sorted({reference[metric] for metric in (hr, ndcg)}) if reference else [],
             "curves": bool(results["curves"]),
+            "reliability": any("calibration" in method for method in results["methods"]),
             "versions": ", ".join(f"{name} {version}" for name, version in results["versions"].items()),
         },
     )

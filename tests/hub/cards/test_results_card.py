@@ -40,10 +40,12 @@ def test_the_metadata_loads_every_users_values() -> None:
 def test_what_is_not_there_is_not_said() -> None:
     results: dict[str, Any] = results_json(location="/home/someone/corpus", revision=None) | {"reference": {}}
     card = render_results_card(results)
-    for absent in ("gain in", "Gains", "reference", "losses.png", "someone", " at commit", "None"):
+    for absent in ("gain in", "Gains", "reference", "losses.png", "reliability.png", "someone", " at commit", "None"):
         assert absent not in card
     assert "- Corpus: corpus, content" in card and 'load_dataset("path/or/repo-id"' in card
     assert "`losses.png`" in render_results_card(results | {"curves": ["outputs/cpt"]})
+    results["methods"][0]["calibration"] = {}
+    assert "- `reliability.png`: how often" in render_results_card(results)
 
 
 @given(names)
