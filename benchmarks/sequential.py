@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     given = parser.parse_args(argv)
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    items, users, epochs = (15, 60, 5) if given.toy else (100, 500, 10)
+    items, users, epochs = (15, 60, 10) if given.toy else (100, 500, 10)
     rng = np.random.default_rng(0)
     follower = rng.permutation(items)
     train, test = walks(follower, users, rng), walks(follower, 500, rng)[:, :-1]

@@ -100,10 +100,10 @@ def test_listwise_sides_agree(script, tmp_path):
         assert found["sides"]["rows"]["tokens"] == 2 * (1 + int(k)) * sum(10 + 14 * n + 13 for n in (1, 2, 3))
 
 
-def test_listwise_quality_compares_arms_and_goes_on_where_it_stopped(script, tmp_path, monkeypatch, capsys):
-    monkeypatch.delitem(sys.modules, "polars")  # it builds a corpus
+def test_listwise_quality_compares_arms_and_goes_on_where_it_stopped(tmp_path, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(FOLDER))
     path = tmp_path / "figures.json"
-    main = script("listwise_quality")["main"]
+    main = runpy.run_path(str(FOLDER / "listwise_quality.py"))["main"]
     figures = main(["--toy", "--json", str(path)])
     assert json.loads(path.read_text()) == figures
     assert [cell["arm"] for cell in figures["cells"].values()] == ["sft", "listwise", "sft", "listwise"]
