@@ -34,8 +34,8 @@ class Sasrec(NextItemModel):
     """Item and position embeddings, blocks of attention to the past and of a feed-forward layer, a last layer norm.
 
     Blocks are torch's, normed before each part; as in the paper, their feed-forward layers are no wider than the rest
-    (four times the width cost more, and in one run of 25 epochs on ML-100K was no better). Positions are counted from the end of the row,
-    as in the paper, which pads on the left.
+    (four times the width cost more, and in one run of 25 epochs on ML-100K was no better). Positions are counted from
+    the end of the row, as in the paper, which pads on the left.
 
     Args:
         n_rows: rows of the item table.
