@@ -59,12 +59,17 @@ def branch_attention(
     for name in ("softcap", "s_aux", "position_bias"):
         if kwargs.get(name) is not None:
             raise ValueError(f"{BRANCHES} cannot do what {type(module).__name__} asks for (`{name}`)")
-    q, k, v = (t[0].transpose(0, 1) for t in (query, key, value))  # [tokens, heads, width]
-    grouped = q.shape[1] != k.shape[1]
+    heads = query.shape[1], key.shape[1], value.shape[1]
+    q, k, v = (t[0].transpose(0, 1).flatten(1) for t in (query, key, value))  # [tokens, heads * width]
+    grouped = heads[0] != heads[1]
+
+    def take(tokens: Tensor, at: Tensor, heads: int) -> Tensor:
+        """[rows, heads, columns, width]; by `embedding`, whose gradient is added up far faster than an index's."""
+        return F.embedding(at, tokens).unflatten(-1, (heads, -1)).transpose(1, 2)
 
     def attend(queries: Tensor, keys: Tensor, mask: Tensor | None) -> Tensor:
         """[rows, columns, heads, width] of the tokens `queries` [rows, columns]."""
-        qs, ks, vs = (t[at].transpose(1, 2) for t, at in ((q, queries), (k, keys), (v, keys)))
+        qs, ks, vs = (take(t, at, h) for t, at, h in zip((q, k, v), (queries, keys, keys), heads, strict=True))
         mask = None if mask is None else mask.to(qs.dtype)
         attended = F.scaled_dot_product_attention(
             qs, ks, vs, attn_mask=mask, dropout_p=dropout, is_causal=mask is None, scale=scaling, enable_gqa=grouped
@@ -74,7 +79,7 @@ def branch_attention(
     out = attend(branches["trunk"], branches["trunk"], None).flatten(0, 1)
     if len(branches["queries"]):
         out = torch.cat([out, attend(branches["queries"], branches["keys"], branches["mask"]).flatten(0, 1)])
-    return out[branches["back"]][None], None
+    return F.embedding(branches["back"], out.flatten(1)).unflatten(-1, (heads[0], -1))[None], None
 
 
 AttentionInterface.register(BRANCHES, branch_attention)
