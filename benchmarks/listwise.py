@@ -17,6 +17,9 @@ and backward; log-likelihoods and gradients are to agree. Sides:
 Figures: (target or sibling) sequences a second, of CPU time on a CPU, which a busy machine distorts less, and of the
 wall clock on a GPU; the ratio to the sides of rows; and beside it the ratio of tokens read, which is what sharing the
 history would give if every token cost the same.
+
+Seen on two CPU cores, `segments` against `rows` and against TRL's: 5.2 and 12.0 times at K = 1 (tokens alone 5.2), 5.5
+and 13.6 at 6 (5.8), 5.1 and 12.8 at 20 (6.0; the rows hold more than 3 GB). On a GPU it has not been run.
 """
 
 from __future__ import annotations
