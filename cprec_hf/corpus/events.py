@@ -1,12 +1,12 @@
 """A log on disk as buckets of whole users in ascending order of their ids: what a build reads in place of the log.
 
-Three passes, none of which holds more than a part of the log (our choice; a grace hash join and a bucket sort):
+Three passes, none of which holds more than a part of the log (our choice; a grace hash join and a sample sort):
 
 1. the source is read once, streaming; usable rows go to parts by a hash of their user;
-2. part by part, users get their final ids (pseudonyms, see `pseudonyms.py`), and rows go to buckets, which are ranges
-   of those ids: the users of the first parts are a sample of all users, and their quantiles are the bounds;
-3. bucket by bucket, rows are sorted by (user, domain, timestamp, item), and an event that stands there twice is taken
-   once.
+2. part by part, users get their final ids (pseudonyms, see `pseudonyms.py`), rows are sorted by (user, domain,
+   timestamp, item), and an event that stands there twice is taken once;
+3. buckets are ranges of the final ids, bounded by quantiles of a sample from all parts; bucket by bucket, its users'
+   events are gathered from the parts, where each user's lie together, in order.
 
 What comes after sees users in one and the same order, whatever the number of buckets. So memory is bounded by the size
 of a bucket, by the catalogue, and by nothing else that grows with the log.
@@ -15,7 +15,7 @@ of a bucket, by the catalogue, and by nothing else that grows with the log.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -24,11 +24,10 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from cprec_hf.corpus.regroup import EVENT_COLUMNS, USER_COLUMNS, grouped, to_buckets
+from cprec_hf.corpus.ragged import offsets_of, ranges
 from cprec_hf.corpus.threads import in_order
-from cprec_hf.corpus.windows import row_order
+from cprec_hf.corpus.windows import row_order, run_bounds
 from cprec_hf.errors import InputError
 
 PARTS = 64
@@ -37,6 +36,8 @@ BUCKET_EVENTS = 1_000_000
 """Most events of a bucket, however much memory there is: several are worked on at once, and sort faster. Measured."""
 BYTES_PER_EVENT = 400
 """What an event of a bucket takes at most while it is worked on: ids, numbers, sorted copies and texts. Measured."""
+SAMPLES = 64
+"""Events a bucket, of all parts, whose users' ids are sampled for its bounds."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,8 @@ class Bucket:
         user: row of `users`, int32 [events].
         item: row of the catalogue sorted by (domain, item_id), int32 [events].
         timestamp: order within (user, domain), int64 [events].
-        clock: order across domains, int64 [events], 0 where unknown.
+        clock: order across domains, int64 [events], 0 where unknown; where times are that order, the array `timestamp`
+            itself, so that no file and no copy holds them twice.
         known: whether there is a clock, bool [events].
     """
 
@@ -64,8 +66,11 @@ class Bucket:
 
     def take(self, rows: np.ndarray) -> Bucket:
         """The events at `rows` (a mask or indices), of the same users."""
-        columns = ("user", "item", "timestamp", "clock", "known")
-        return replace(self, **{name: getattr(self, name)[rows] for name in columns})
+        user, item, timestamp, known = (
+            column[rows] for column in (self.user, self.item, self.timestamp, self.known)
+        )
+        clock = timestamp if self.clock is self.timestamp else self.clock[rows]
+        return Bucket(self.users, user, item, timestamp, clock, known)
 
     def without_idle_users(self) -> Bucket:
         """The same events, of those users alone who have one."""
@@ -97,22 +102,38 @@ class EventStore:
         return self.n_buckets
 
     def load(self, number: int) -> Bucket:
-        """One bucket."""
-        table = pq.read_table(self._path("events", number), memory_map=True)
-        clock = table["clock"]
-        user, item, timestamp = (table[name].to_numpy() for name in ("user", "item", "timestamp"))
-        users = pq.read_table(self._path("users", number))["user_id"].combine_chunks()
-        return Bucket(users, user, item, timestamp, clock.fill_null(0).to_numpy(), clock.is_valid().to_numpy())
+        """One bucket; its arrays are the file's own pages."""
+        return self.piece(number, 0, None)
+
+    def piece(self, number: int, first: int, last: int | None) -> Bucket:
+        """The events of users `first` to `last` - 1 of a bucket (to its end, if null), who are numbered from 0 on."""
+        events, users = (_mapped(self._path(what, number)) for what in ("events", "users"))
+        user = events["user"].to_numpy()
+        names = users["user_id"].slice(first, None if last is None else last - first)
+        begin, end = np.searchsorted(user, [first, first + len(names)])
+        item, timestamp = (events[name].to_numpy()[begin:end] for name in ("item", "timestamp"))
+        user = user[begin:end] - np.int32(first) if first else user[begin:end]
+        if "clock" not in events.schema.names:
+            return Bucket(names, user, item, timestamp, timestamp, np.ones(len(user), dtype=bool))
+        clock = events["clock"].slice(begin, end - begin)
+        known = clock.is_valid().to_numpy(zero_copy_only=False)
+        return Bucket(names, user, item, timestamp, clock.fill_null(0).to_numpy(), known)
 
     def __iter__(self) -> Iterator[Bucket]:
         return (self.load(number) for number in range(self.n_buckets))
 
+    def edges(self, number: int, bounds: pl.Series) -> np.ndarray:
+        """How many of a bucket's users come before each of these ids; 0 first and all of them last [bounds + 2]."""
+        users = pl.Series(_mapped(self._path("users", number))["user_id"])
+        return np.concatenate([[0], users.search_sorted(bounds).to_numpy(), [len(users)]]).astype(np.int64)
+
     def save(self, number: int, bucket: Bucket) -> None:
         """Write a bucket, in place of what stood there."""
-        clock = pa.array(bucket.clock, mask=~bucket.known)
-        table = pa.table([bucket.user, bucket.item, bucket.timestamp, clock], schema=EVENT_COLUMNS)
-        pq.write_table(table, self._path("events", number), compression="lz4", use_dictionary=False)
-        pq.write_table(pa.table([bucket.users], schema=USER_COLUMNS), self._path("users", number), compression="lz4")
+        columns = {"user": bucket.user, "item": bucket.item, "timestamp": bucket.timestamp}
+        if bucket.clock is not bucket.timestamp:
+            columns["clock"] = pa.array(bucket.clock, mask=~bucket.known)
+        _write(pa.record_batch(columns), self._path("events", number))
+        _write(pa.record_batch({"user_id": bucket.users}), self._path("users", number))
 
     def renumber_items(self, number: int, row_of: np.ndarray) -> None:
         """Name the items of a bucket by `row_of`, int32 [items], which keeps their order."""
@@ -120,7 +141,7 @@ class EventStore:
         self.save(number, replace(bucket, item=row_of[bucket.item]))
 
     def _path(self, what: str, number: int) -> Path:
-        return self.folder / f"{what}-{number:05d}.parquet"
+        return self.folder / f"{what}-{number:05d}.arrow"
 
 
 def open_events(
@@ -135,9 +156,10 @@ def open_events(
     """Write the buckets of a log (see the module's docstring).
 
     Args:
-        rows: user_id String, item Int32, timestamp Int64, clock Int64 or null; an event may stand there more than once.
+        rows: user_id String, item Int32, timestamp Int64, and clock Int64 or null, unless that is the timestamp; an
+            event may stand there more than once.
         domain_of: the domain's number of each item, int64 [items], ascending.
-        folder: to be made; takes about 50 bytes an event for a while.
+        folder: to be made; takes about 30 bytes an event and its user's id for a while.
         name_users: distinct user ids -> their final ids; null keeps them.
         memory_gb: gigabytes (2**30 bytes) that a bucket may take while it is worked on.
         also: other queries over the same scan, run in the same pass over the source.
@@ -148,53 +170,104 @@ def open_events(
     Raises:
         InputError: two users share a final id.
     """
-    parts = folder / "parts"
-    parts.mkdir(parents=True)
-    part = (pl.col("user_id").hash() % PARTS).cast(pl.Int32)
-    sink = rows.select("user_id", "item", "timestamp", "clock", part=part).sink_parquet(
-        pl.PartitionBy(parts, key="part", include_key=False), compression="lz4", statistics=False,
-        maintain_order=False, mkdir=True, lazy=True,
+    raw = folder / "parts"
+    raw.mkdir(parents=True)
+    sink = rows.with_columns(part=(pl.col("user_id").hash() % PARTS).cast(pl.Int32)).sink_ipc(
+        pl.PartitionBy(raw, key="part", include_key=False), compat_level=pl.CompatLevel.oldest(), maintain_order=False,
+        mkdir=True, lazy=True,
     )  # fmt: skip
     _, *found = pl.collect_all([sink, *also], engine="streaming")
-    files = sorted(parts.rglob("*.parquet"))
-    sizes = [pq.read_metadata(file).num_rows for file in files]
+    files = sorted(path for path in raw.rglob("*") if path.is_file())
+    n_events = sum(pa.ipc.open_file(pa.memory_map(str(file))).read_all().num_rows for file in files)
     most = min(int(memory_gb * 2**30) // BYTES_PER_EVENT, BUCKET_EVENTS)
-    n_buckets = max(-(-sum(sizes) // max(most, 1)), 1)
-    store = EventStore(folder, n_buckets)
-    to_buckets(grouped(files, sizes, sum(sizes) // n_buckets), folder, n_buckets, name_users)
-    shutil.rmtree(parts)
-    repeated = sum(in_order(partial(_sort_bucket, store, number, domain_of) for number in range(n_buckets)))
+    n_buckets = max(-(-n_events // max(most, 1)), 1)
+    parts, store = EventStore(raw, len(files)), EventStore(folder, n_buckets)
+    every = max(n_events // (n_buckets * SAMPLES), 1)
+    sorting = (
+        partial(_sort_part, file, parts, number, domain_of, name_users, every) for number, file in enumerate(files)
+    )
+    repeated, samples = 0, [pl.Series([], dtype=pl.String)]
+    for n_repeated, sample in in_order(sorting):
+        repeated += n_repeated
+        samples.append(sample)
+    sample = pl.concat(samples).sort()
+    bounds = sample.gather(len(sample) * np.arange(1, n_buckets) // n_buckets)
+    edges = [parts.edges(number, bounds) for number in range(len(parts))]
+    for _ in in_order(partial(_gather, parts, store, number, edges) for number in range(n_buckets)):
+        pass
+    shutil.rmtree(raw)
     return store, repeated, found
 
 
-def _sort_bucket(store: EventStore, number: int, domain_of: np.ndarray) -> int:
-    """The third pass, for one bucket; returns how many rows were repetitions."""
-    paths = [store.folder / f"{what}-{number:05d}.arrows" for what in ("events", "users")]
-    events, users = (pa.ipc.open_stream(path).read_all().combine_chunks() for path in paths)
-    names = users["user_id"].combine_chunks() if len(users) else pa.array([], pa.string())
+def _sort_part(
+    file: Path, parts: EventStore, number: int, domain_of: np.ndarray,
+    name_users: Callable[[Sequence[str]], list[str]] | None, every: int,
+) -> tuple[int, pl.Series]:  # fmt: skip
+    """The second pass, for one part; returns how many rows were repetitions, and the user of every so many events."""
+    rows = pa.ipc.open_file(pa.memory_map(str(file))).read_all()
+    ids = rows["user_id"].combine_chunks().dictionary_encode()
+    names = ids.dictionary.cast(pa.string())
+    if name_users is not None:
+        names = pa.array(name_users(names.to_pylist()), pa.string())
     order = pc.sort_indices(names)
-    names = names.take(order)
-    if len(names) > 1 and pc.any(pc.equal(names[1:], names[:-1])).as_py():
-        raise InputError(f"two of {len(names):,} users share a pseudonym; set another secret key for user ids")
     rank = np.empty(len(order), dtype=np.int32)
     rank[order.to_numpy()] = np.arange(len(order), dtype=np.int32)
-    clock = events["clock"]
-    bucket = Bucket(
-        names, rank[events["user"].to_numpy()], events["item"].to_numpy(), events["timestamp"].to_numpy(),
-        clock.fill_null(0).to_numpy(), clock.is_valid().to_numpy(),
-    )  # fmt: skip
+    timestamp = rows["timestamp"].to_numpy()
+    clock, known = timestamp, np.ones(len(timestamp), dtype=bool)
+    if "clock" in rows.column_names:
+        clock, known = rows["clock"].fill_null(0).to_numpy(), rows["clock"].is_valid().to_numpy()
+    names = names.take(order)
+    bucket = Bucket(names, rank[ids.indices.to_numpy()], rows["item"].to_numpy(), timestamp, clock, known)
     keys = [bucket.user, domain_of[bucket.item], bucket.timestamp, bucket.item]
-    order = row_order(*keys)
-    if _repeated(
-        bucket.take(order)
-    ).any():  # which of equal events is taken is no chance: the one of the earliest clock
-        order = row_order(*keys, ~bucket.known, bucket.clock)
-    bucket = bucket.take(order)
-    repeated = _repeated(bucket)
-    store.save(number, bucket.take(~repeated) if repeated.any() else bucket)
-    for path in paths:
-        path.unlink()
-    return int(repeated.sum())
+    ordered = bucket.take(row_order(*keys))
+    repeated = _repeated(ordered)
+    if repeated.any():
+        if clock is not timestamp:  # which of equal events is taken is no chance: the one of the earliest clock
+            ordered = bucket.take(row_order(*keys, ~known, clock))
+        ordered = ordered.take(~repeated)
+    parts.save(number, ordered)
+    file.unlink()
+    return int(repeated.sum()), pl.Series(names.take(pa.array(ordered.user[every // 2 :: every])))
+
+
+def _gather(parts: EventStore, store: EventStore, number: int, edges: list[np.ndarray]) -> None:
+    """The third pass, for one bucket."""
+    pieces = [parts.piece(part, *cuts[number : number + 2].tolist()) for part, cuts in enumerate(edges)]
+    names = pa.concat_arrays([pa.array([], pa.string()), *(piece.users for piece in pieces)])
+    order = pc.sort_indices(names)
+    users = names.take(order)
+    if len(users) > 1 and pc.any(pc.equal(users[1:], users[:-1])).as_py():
+        raise InputError(f"two of {len(users):,} users share a pseudonym; set another secret key for user ids")
+    first = offsets_of(np.array([len(piece.users) for piece in pieces], dtype=np.int64)).astype(np.int32)
+    user = _joined(np.int32, (piece.user + begin for piece, begin in zip(pieces, first, strict=False)))
+    item = _joined(np.int32, (piece.item for piece in pieces))
+    timestamp = _joined(np.int64, (piece.timestamp for piece in pieces))
+    known = _joined(np.bool_, (piece.known for piece in pieces))
+    clock = timestamp
+    if any(piece.clock is not piece.timestamp for piece in pieces):
+        clock = _joined(np.int64, (piece.clock for piece in pieces))
+    begins = run_bounds(user)
+    begins, ends = begins[:-1][order.to_numpy()], begins[1:][order.to_numpy()]
+    bucket = Bucket(users, user, item, timestamp, clock, known).take(ranges(begins, ends))
+    user = np.repeat(np.arange(len(users), dtype=np.int32), ends - begins)
+    store.save(number, replace(bucket, user=user))
+
+
+def _joined(dtype: type[np.generic], arrays: Iterable[np.ndarray]) -> np.ndarray:
+    return np.concatenate([np.zeros(0, dtype=dtype), *arrays])
+
+
+def _mapped(path: Path) -> pa.RecordBatch:
+    """The rows of a file of `_write`, as its pages: they take memory while they are looked at."""
+    return pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0)
+
+
+def _write(batch: pa.RecordBatch, path: Path) -> None:
+    """Write rows to a new file of that name: whoever has mapped the one that stood there keeps it."""
+    whole = path.with_suffix(".new")
+    with pa.OSFile(str(whole), "wb") as file, pa.ipc.new_file(file, batch.schema) as writer:
+        writer.write_batch(batch)
+    whole.replace(path)
 
 
 def _repeated(bucket: Bucket) -> np.ndarray:

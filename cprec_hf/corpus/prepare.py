@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from cprec_hf.corpus.catalogue import read_items
 from cprec_hf.corpus.config import CorpusConfig
 from cprec_hf.corpus.events import Bucket, EventStore, open_events
 from cprec_hf.corpus.pseudonyms import pseudonymise
+from cprec_hf.corpus.threads import in_order
 from cprec_hf.corpus.windows import run_bounds
 
 
@@ -85,6 +87,8 @@ def prepare(behaviors: Behaviors, config: CorpusConfig, folder: Path) -> Prepare
             nothing.
     """
     items, rows, queries = coded_log(behaviors)
+    if behaviors.about.order == "time":
+        rows = rows.drop("clock")  # which is the timestamp
     with reading(behaviors):
         store, repeated, found = open_events(
             rows, domain_numbers(items), folder, name_users=pseudonymise if config.pseudonymise else None,
@@ -168,7 +172,11 @@ class Frames:
         self.names, self.domain_of = pl.Enum(prepared.domains), prepared.domain_of
 
     def __iter__(self) -> Iterator[pl.DataFrame]:
-        return (self.of(bucket) for bucket in self.prepared.store)
+        store = self.prepared.store
+        return in_order(partial(self._of, number) for number in range(len(store)))
+
+    def _of(self, number: int) -> pl.DataFrame:
+        return self.of(self.prepared.store.load(number))
 
     def of(self, bucket: Bucket) -> pl.DataFrame:
         """The frame of one bucket."""

@@ -55,11 +55,12 @@ def greedy_windows(
 def row_order(*keys: np.ndarray) -> np.ndarray:
     """The order that sorts rows by these integer keys, the first one first; ties in their order. Shape: [rows] int64.
 
-    As `np.lexsort` with its keys turned round, but neighbouring keys that fit are packed into one 64-bit number: one
-    sort of numbers is some ten times as fast as a pass a key (2,000 users of 100 events).
+    As `np.lexsort` with its keys turned round, but neighbouring keys that fit are packed into one 64-bit number, and
+    the row's number with them if it fits too: numbers are sorted ten times as fast as places, and places in no order
+    among equals three times as fast as in theirs (100,000 rows).
     """
     packed: list[np.ndarray] = []
-    size = 2**63
+    n, size = len(keys[0]), 2**63
     for key in (given.astype(np.int64) for given in reversed(keys)):
         least, most = (int(key.min()), int(key.max())) if len(key) else (0, 0)
         width = most - least + 1
@@ -69,7 +70,13 @@ def row_order(*keys: np.ndarray) -> np.ndarray:
         else:
             packed.append(key - (least if width < 2**62 else 0))
             size = width
-    return np.argsort(packed[0], kind="stable") if len(packed) == 1 else np.lexsort(packed)
+    if len(packed) > 1:
+        return np.lexsort(packed)
+    if size * n < 2**62:
+        return np.sort(packed[0] * n + np.arange(n)) % n
+    order = np.argsort(packed[0])
+    in_order = packed[0][order]
+    return np.argsort(packed[0], kind="stable") if (in_order[1:] == in_order[:-1]).any() else order
 
 
 def run_bounds(*keys: np.ndarray) -> np.ndarray:

@@ -93,9 +93,12 @@ class Parts:
         self.before = Frames(prepared, [domain for domain in prepared.domains if domain not in downstream])
 
     def __iter__(self) -> Iterator[Part]:
-        for number, bucket in enumerate(self.prepared.store):
-            before, marked = self.before.of(bucket), self.split.of(number, self.later.of(bucket))
-            yield Part(bucket, len(before), cpt_events(before, marked, self.split.cuts), marked)
+        return in_order(partial(self._part, number) for number in range(len(self.prepared.store)))
+
+    def _part(self, number: int) -> Part:
+        bucket = self.prepared.store.load(number)
+        before, marked = self.before.of(bucket), self.split.of(number, self.later.of(bucket))
+        return Part(bucket, len(before), cpt_events(before, marked, self.split.cuts), marked)
 
     def pretraining_users(
         self, kinds: Iterable[str], counts: TrainingCounts, *, share: float, seed: int

@@ -62,7 +62,7 @@ def test_buckets_are_the_log_sorted_and_without_repetitions(
     users = [user for bucket in buckets for user in bucket.users.to_pylist()]
     assert users == sorted({row[0] for row in expected})
     assert sorted(path.name for path in folder.iterdir()) == sorted(
-        f"{what}-{n:05d}.parquet" for what in ("events", "users") for n in range(len(store))
+        f"{what}-{n:05d}.arrow" for what in ("events", "users") for n in range(len(store))
     )
 
 
