@@ -84,10 +84,13 @@ class RowsHash:
 
 def _feed(parts: dict[str, hashlib._Hash], name: str, values: pa.Array) -> None:
     def feed(part: str, data: np.ndarray) -> None:
-        parts.setdefault(f"{name}.{part}", hashlib.sha256()).update(np.ascontiguousarray(data).view(np.uint8).tobytes())
+        parts.setdefault(f"{name}.{part}", hashlib.sha256()).update(np.ascontiguousarray(data).view(np.uint8).data)
 
-    feed("valid", values.is_valid().to_numpy(zero_copy_only=False))
-    values = values.drop_null()
+    if values.null_count:
+        feed("valid", values.is_valid().to_numpy(zero_copy_only=False))
+        values = values.drop_null()
+    else:
+        feed("valid", np.ones(len(values), dtype=bool))
     if pa.types.is_list(values.type) or pa.types.is_large_list(values.type):
         feed("lengths", pc.list_value_length(values).to_numpy().astype("<i8"))
         _feed(parts, f"{name}[]", values.flatten())
@@ -96,7 +99,8 @@ def _feed(parts: dict[str, hashlib._Hash], name: str, values: pa.Array) -> None:
     elif pa.types.is_floating(values.type):
         feed("values", values.cast(pa.float64()).to_numpy().astype("<f8"))
     else:
-        feed("lengths", pc.binary_length(values.cast(pa.large_binary())).to_numpy().astype("<i8"))
-        _, offsets, data = values.cast(pa.large_binary()).buffers()
-        ends = np.frombuffer(offsets, "<i8")[[values.offset, values.offset + len(values)]]
-        feed("bytes", np.frombuffer(data or b"", np.uint8)[ends[0] : ends[1]])
+        values = values.cast(pa.large_binary())
+        _, offsets, data = values.buffers()
+        ends = np.frombuffer(offsets, "<i8")[values.offset : values.offset + len(values) + 1]
+        feed("lengths", np.diff(ends))
+        feed("bytes", np.frombuffer(data or b"", np.uint8)[ends[0] : ends[-1]])

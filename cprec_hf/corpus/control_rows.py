@@ -13,11 +13,32 @@ import pyarrow.compute as pc
 from cprec_hf.behaviors.account import Step
 from cprec_hf.corpus.controls import CONTROLS, SHUFFLED_USERS
 from cprec_hf.corpus.handover import hand_over, of_two_domains
-from cprec_hf.corpus.sequences import HANDED, SequencePlan
+from cprec_hf.corpus.sequences import HANDED, SequencePlan, cpt_sequences
 from cprec_hf.corpus.splits import cpt_events
 
 if TYPE_CHECKING:
     from cprec_hf.corpus.write import Part, Parts, PretrainingUsers
+
+
+DOCUMENT_SPLITS = ("train", "validation")
+
+
+def documents_by_split(events: pa.Table, plan: SequencePlan, held: pa.StringArray) -> dict[str, pa.Table]:
+    """`cpt_sequences` of training users, and of validation users without controls, by `DOCUMENT_SPLITS`.
+
+    Args:
+        events: as `cpt_sequences` takes them.
+        plan: of the documents.
+        held: the validation users.
+    """
+    ids = events["user_id"].combine_chunks() if events.num_rows else pa.array([], pa.string())
+    ids = ids if pa.types.is_dictionary(ids.type) else ids.dictionary_encode()
+    validates = pc.is_in(ids.dictionary, held).to_numpy(zero_copy_only=False)[ids.indices.to_numpy()]
+    kinds = [tuple(plan.kinds), tuple(kind for kind in plan.kinds if kind not in CONTROLS)]
+    return {
+        split: cpt_sequences(events.filter(pa.array(rows)), plan, of)
+        for split, rows, of in zip(DOCUMENT_SPLITS, (~validates, validates), kinds, strict=True)
+    }
 
 
 class ControlAccount:
@@ -37,13 +58,6 @@ class ControlAccount:
         self.users = users
         self.kinds = [kind for kind in kinds if kind in CONTROLS]
         self.held, self.late = Counter[str](), 0
-
-    def without_validation(self, documents: pa.Table) -> pa.Table:
-        """The documents, controls of validation users left out."""
-        if not self.kinds:
-            return documents
-        control = pc.is_in(documents["kind"], pa.array(self.kinds, pa.string()))
-        return documents.filter(pc.invert(pc.and_(control, pc.is_in(documents["user_id"], self.users.held))))
 
     def step(self, kind: str, used: int) -> Step:
         """What became of the events in the documents of a kind, once all are written."""

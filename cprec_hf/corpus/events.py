@@ -32,7 +32,7 @@ from cprec_hf.errors import InputError
 
 PARTS = 64
 """Files of the first pass. Twice as many would hold twice as long a log in the same memory."""
-BUCKET_EVENTS = 1_000_000
+BUCKET_EVENTS = 500_000
 """Most events of a bucket, however much memory there is: several are worked on at once, and sort faster. Measured."""
 BYTES_PER_EVENT = 400
 """What an event of a bucket takes at most while it is worked on: ids, numbers, sorted copies and texts. Measured."""
@@ -66,9 +66,7 @@ class Bucket:
 
     def take(self, rows: np.ndarray) -> Bucket:
         """The events at `rows` (a mask or indices), of the same users."""
-        user, item, timestamp, known = (
-            column[rows] for column in (self.user, self.item, self.timestamp, self.known)
-        )
+        user, item, timestamp, known = (column[rows] for column in (self.user, self.item, self.timestamp, self.known))
         clock = timestamp if self.clock is self.timestamp else self.clock[rows]
         return Bucket(self.users, user, item, timestamp, clock, known)
 

@@ -11,7 +11,7 @@ row: the documents' characters are the very bytes that gathering writes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 
@@ -124,7 +124,7 @@ class _Events:
         return _Events(*(getattr(self, name)[rows] for name in ("user", "item", "timestamp", "clock", "known")))
 
 
-def cpt_sequences(events: pa.Table, plan: SequencePlan) -> pa.Table:
+def cpt_sequences(events: pa.Table, plan: SequencePlan, kinds: Sequence[str] | None = None) -> pa.Table:
     """The pre-training documents of these users, sorted by (user_id, kind, domain, order of events).
 
     `domain` documents: a user's events in one domain by (timestamp, item_id). `all_domain` documents: the events of
@@ -137,6 +137,7 @@ def cpt_sequences(events: pa.Table, plan: SequencePlan) -> pa.Table:
         events: `EVENTS`, and `HANDED` for documents of shuffled users; user_id as text or a dictionary of it; rows in
             any order, all rows of every user in it.
         plan: sizes, kinds and the catalogue.
+        kinds: of document, if not all of the plan's.
 
     Returns:
         `SEQUENCES`, one row per document.
@@ -145,12 +146,12 @@ def cpt_sequences(events: pa.Table, plan: SequencePlan) -> pa.Table:
         InputError: an item line that does not fit beside its header.
         ValueError: documents of shuffled users, and no column that says what was handed over.
     """
-    if SHUFFLED_USERS in plan.kinds and HANDED not in events.column_names:
+    kinds = sorted(plan.kinds if kinds is None else kinds, key=KINDS.index)
+    if SHUFFLED_USERS in kinds and HANDED not in events.column_names:
         raise ValueError(f"{SHUFFLED_USERS} are made of events handed over, which a column `{HANDED}` marks")
     users, rows, handed = _read(events)
     received = rows.take(np.flatnonzero(handed))
     own = rows.take(np.flatnonzero(~handed)) if len(received.user) else rows
-    kinds = sorted(plan.kinds, key=KINDS.index)
     parts = []
     for number, kind in enumerate(kinds):
         in_order = _by_domain if CONTROLS.get(kind, kind) == "domain" else _across_domains
@@ -190,13 +191,14 @@ def _by_domain(events: _Events, items: CatalogueArrays) -> tuple[_Events, np.nda
 
 def _across_domains(events: _Events, items: CatalogueArrays) -> tuple[_Events, np.ndarray, np.ndarray]:
     """The same for histories across domains, of the users who have two."""
-    events = events.take(np.flatnonzero(events.known))
-    events = events.take(row_order(events.user, events.clock, events.item))
-    domain, bounds = items.domain[events.item], run_bounds(events.user)
+    if not events.known.all():
+        events = events.take(np.flatnonzero(events.known))
+    order = row_order(events.user, events.clock, events.item)
+    domain, bounds = items.domain[events.item[order]], run_bounds(events.user[order])
     owner = np.repeat(np.arange(len(bounds) - 1), np.diff(bounds))
     mixed = np.bincount(owner[domain != domain[bounds[owner]]], minlength=len(bounds) - 1) > 0
     lengths = np.diff(bounds)[mixed]
-    return events.take(np.flatnonzero(mixed[owner])), offsets_of(lengths), np.full(len(lengths), len(items.domains))
+    return events.take(order[mixed[owner]]), offsets_of(lengths), np.full(len(lengths), len(items.domains))
 
 
 @dataclass(frozen=True)

@@ -148,8 +148,8 @@ class SparkParts:
 
         scratch = self.source.scratch
         events = with_controls(self.pretraining, self.marked, self.cuts, plan, controls, scratch)
-        for n_events, table in spark_shards.documents(events, plan, scratch):
-            yield n_events, None, table
+        for n_events, tables in spark_shards.documents(events, plan, controls.users.held, scratch):
+            yield n_events, None, tables
         pretrained = self.pretraining.groupBy("user_id").agg(sf.count("*").cast("int").alias("n"))
         read = sf.coalesce("n", sf.lit(0)).alias("cpt_events")
         for domain, example_plan in example_plans.items():

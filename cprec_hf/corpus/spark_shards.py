@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from cprec_hf.corpus import examples, sequences
+from cprec_hf.corpus.control_rows import DOCUMENT_SPLITS, documents_by_split
 from cprec_hf.corpus.few_shot import split_name
 from cprec_hf.corpus.spark_session import Scratch, errors_of_workers
 
@@ -84,22 +85,25 @@ def map_buckets(
     shutil.rmtree(folder)
 
 
-def documents(events: DataFrame, plan: sequences.SequencePlan, scratch: Scratch) -> Iterator[tuple[int, pa.Table]]:
-    """`sequences.cpt_sequences` of all buckets, in their order, each with the number of its events.
+def documents(
+    events: DataFrame, plan: sequences.SequencePlan, held: pa.StringArray, scratch: Scratch
+) -> Iterator[tuple[int, dict[str, pa.Table]]]:
+    """`control_rows.documents_by_split` of all buckets, in their order, each with the number of its events.
 
     Args:
         events: user_id, item, timestamp, clock, bucket.
         plan: with the whole catalogue.
+        held: the validation users.
         scratch: for the rows.
     """
     plan_here, whole = _shared(plan, scratch)
+    held_here = scratch.session.sparkContext.broadcast(held)
 
     def run(shard: pa.Table) -> dict[str, pa.Table]:
         of_shard = (shard, plan_here()) if whole else own_catalogue(shard, plan_here())
-        return {"cpt": sequences.cpt_sequences(*of_shard)}
+        return documents_by_split(*of_shard, held_here.value)
 
-    made = map_buckets(events, run, ["cpt"], sequences.SEQUENCES, scratch.folder / "documents")
-    return ((n_events, tables["cpt"]) for n_events, tables in made)
+    return map_buckets(events, run, DOCUMENT_SPLITS, sequences.SEQUENCES, scratch.folder / "documents")
 
 
 def example_tables(

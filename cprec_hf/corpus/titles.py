@@ -30,20 +30,22 @@ def cut_titles(titles: Sequence[str], encoder: Encoder, max_tokens: int) -> tupl
     distinct = list(dict.fromkeys(titles))
     if "" in distinct:
         raise InputError("a title is empty; refuse items without a title before the corpus is built")
-    lengths = encoder.segments([title + DELIMITER for title in distinct]).lengths
+    segments = encoder.segments([title + DELIMITER for title in distinct])
     cut = dict(zip(distinct, distinct, strict=True))
-    todo = [title for title, length in zip(distinct, lengths, strict=True) if length > max_tokens]
+    code_of = {title: segments.row(i).tobytes() for i, title in enumerate(distinct)}
+    todo = [title for title, length in zip(distinct, segments.lengths, strict=True) if length > max_tokens]
     ends = encoder.ends(todo)
     ends_of = {title: ends.row(i) for i, title in enumerate(todo)}
     for n_tokens in range(max_tokens, 0, -1):  # nearly all are done in the first two rounds
         shorter = [_words_within(title, int(ends_of[title][:n_tokens][-1])) for title in todo]
-        fits = encoder.segments([title + DELIMITER for title in shorter]).lengths <= max_tokens
+        segments = encoder.segments([title + DELIMITER for title in shorter])
+        fits = segments.lengths <= max_tokens
+        code_of.update((short, segments.row(i).tobytes()) for i, short in enumerate(shorter))
         cut.update((title, short) for title, short, fit in zip(todo, shorter, fits, strict=True) if fit)
         todo = [title for title, fit in zip(todo, fits, strict=True) if not fit]
     if todo:
         raise InputError(f"max_title_tokens is {max_tokens}, too few for any of the title {todo[0]!r}; raise it")
-    codes = encoder.segments([title + DELIMITER for title in set(cut.values())])
-    n_codes = len({codes.row(i).tobytes() for i in range(len(codes))})
+    n_codes = len({code_of[title] for title in cut.values()})
     return [cut[title] for title in titles], sum(cut[title] != title for title in titles), len(distinct) - n_codes
 
 

@@ -72,6 +72,8 @@ def row_order(*keys: np.ndarray) -> np.ndarray:
             size = width
     if len(packed) > 1:
         return np.lexsort(packed)
+    if (packed[0][1:] >= packed[0][:-1]).all():
+        return np.arange(n)
     if size * n < 2**62:
         return np.sort(packed[0] * n + np.arange(n)) % n
     order = np.argsort(packed[0])

@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 from cprec_hf.behaviors.account import Step
 from cprec_hf.corpus import examples, sequences
 from cprec_hf.corpus.config_writer import ConfigWriter
-from cprec_hf.corpus.control_rows import ControlAccount, ControlRows
+from cprec_hf.corpus.control_rows import ControlAccount, ControlRows, documents_by_split
 from cprec_hf.corpus.events import Bucket
 from cprec_hf.corpus.handover import of_two_domains
 from cprec_hf.corpus.prepare import Frames, Prepared
@@ -37,8 +37,8 @@ if TYPE_CHECKING:
 
 SHARD_ROWS = 200_000
 """Events of a shard: what the pure functions see at once. Our choice; the rows out do not depend on it."""
-ShardRows = tuple[int, str | None, Any]
-"""The events of a shard, counted, and what they came to: None and documents, or a domain and its examples by split."""
+ShardRows = tuple[int, str | None, dict[str, pa.Table]]
+"""The events of a shard, counted, and what they came to by split: None and documents, or a domain and its examples."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ class Parts:
                 handed = [sequences.HANDED] if sequences.HANDED in shard.columns else []
                 table = _table(shard, part.bucket, ["item", "timestamp", "clock", *handed])
                 own = len(shard) - sum(int(shard[name].sum()) for name in handed)
-                yield partial(_documents, own, table, plan)
+                yield partial(_documents, own, table, plan, account.users.held)
             pretrained = np.bincount(part.pretraining["user_id"].to_numpy(), minlength=len(part.bucket.users))
             for domain, example_plan in example_plans.items():
                 for shard in user_shards(part.downstream.filter(pl.col("domain") == domain)):
@@ -225,19 +225,16 @@ def write_rows(
             files[name] = stack.enter_context(ConfigWriter(folder / f"sft-{slugs[name]}", at.schema))
         writer = stack.enter_context(Behind())
 
-        def write(domain: str | None, rows: Any) -> None:
+        def write(domain: str | None, rows: Mapping[str, pa.Table]) -> None:
+            for split, part in rows.items():
+                files[domain].write(split, part)
             if domain is None:
-                rows = controls.without_validation(rows)
-                kind = pc.index_in(rows["kind"], pa.array(plan.kinds, pa.string())).to_numpy()
-                for counter, column in zip((documents, tokens, used), _sizes(rows), strict=True):
-                    sums = np.bincount(kind, column, minlength=len(plan.kinds))
-                    counter.update({name: int(n) for name, n in zip(plan.kinds, sums, strict=True)})
-                validates = pc.is_in(rows["user_id"], users.held)
-                files[None].write("train", rows.filter(pc.invert(validates)))
-                files[None].write("validation", rows.filter(validates))
+                for part in rows.values():
+                    kind = pc.index_in(part["kind"], pa.array(plan.kinds, pa.string())).to_numpy()
+                    for counter, column in zip((documents, tokens, used), _sizes(part), strict=True):
+                        sums = np.bincount(kind, column, minlength=len(plan.kinds))
+                        counter.update({name: int(n) for name, n in zip(plan.kinds, sums, strict=True)})
             else:
-                for split, part in rows.items():
-                    files[domain].write(split, part)
                 every = example_plans[domain].train_targets == "every"
                 targets[domain] += rows["train"].num_rows + (0 if every else _n_items(rows["train"]["history"]))
 
@@ -269,11 +266,11 @@ def _table(shard: pl.DataFrame, bucket: Bucket, columns: list[str]) -> pa.Table:
     return rest.add_column(0, "user_id", ids)
 
 
-def _documents(n_events: int, table: pa.Table, plan: sequences.SequencePlan) -> tuple[int, None, pa.Table]:
-    return n_events, None, sequences.cpt_sequences(table, plan)
+def _documents(n_events: int, table: pa.Table, plan: sequences.SequencePlan, held: pa.StringArray) -> ShardRows:
+    return n_events, None, documents_by_split(table, plan, held)
 
 
-def _examples(n_events: int, table: pa.Table, plan: examples.ExamplePlan) -> tuple[int, str, dict[str, pa.Table]]:
+def _examples(n_events: int, table: pa.Table, plan: examples.ExamplePlan) -> ShardRows:
     return n_events, plan.domain, examples.sft_examples(table, plan)
 
 

@@ -128,6 +128,19 @@ def test_rows_are_ordered_as_python_orders_tuples_and_ties_stay(rows: list[tuple
     assert row_order(*keys).tolist() == sorted(range(len(rows)), key=lambda i: rows[i])
 
 
+@pytest.mark.parametrize("widths", [(50, 40), (50, 2**52), (300, 2**52), (2**40, 2**40), (1, 5_000)])
+@pytest.mark.parametrize("repeated", [1, 3])
+def test_thousands_of_rows_are_ordered_and_ties_stay(widths: tuple[int, ...], repeated: int) -> None:
+    rng = np.random.default_rng(len(widths) * repeated)
+    keys = [np.repeat(rng.integers(0, width, 2_000), repeated) for width in widths]
+    shuffled = rng.permutation(2_000 * repeated)
+    keys = [key[shuffled] for key in keys]
+    rows = list(zip(*(key.tolist() for key in keys), strict=True))
+    assert row_order(*keys).tolist() == sorted(range(len(rows)), key=lambda i: rows[i])
+    in_order = [np.array(key) for key in zip(*sorted(rows), strict=True)]
+    assert row_order(*in_order).tolist() == list(range(len(rows)))
+
+
 @given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2)), max_size=20))
 def test_runs_begin_where_a_key_changes(rows: list[tuple[int, int]]) -> None:
     keys = [np.array([row[i] for row in rows], dtype=np.int64) for i in range(2)]

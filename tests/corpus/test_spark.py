@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
@@ -169,17 +170,21 @@ def test_pseudonyms(spark: Any, scratch: Any) -> None:
 @few(3)
 @given(logs)
 def test_documents(spark: Any, scratch: Any, rows: pl.DataFrame) -> None:
-    """The catalogue broadcast, and mapped by the workers: the same rows as the pure function's of all users at once."""
+    """The catalogue broadcast, and mapped by the workers: the rows of the pure function for all users, by split."""
     catalogue = ITEMS.select(CATALOGUE.names).to_arrow().cast(CATALOGUE)
     plan = SequencePlan("1", ("domain", "all_domain"), 24, {None: 7, "A": 5, "B": 4, "C": 4}, True, catalogue)
     coded = _coded(rows, gaps=True)
     work = scratch()
     events = spark_events.bucketed(_to_spark(spark, coded), work, 10)
     expected = cpt_sequences(coded.select(EVENTS.names).to_arrow().cast(EVENTS), plan)
+    held = pa.array(coded["user_id"].unique().sort().to_list()[::2], pa.string())
+    validates = pc.is_in(expected["user_id"], held)
     for limit in (1 << 20, 0):
         spark.conf.set(spark_shards.BROADCAST_BYTES, str(limit))
-        found = list(spark_shards.documents(events, plan, work))
-        assert pa.concat_tables([SEQUENCES.empty_table(), *(table for _, table in found)]).equals(expected)
+        found = list(spark_shards.documents(events, plan, held, work))
+        for split, rows_of in (("train", pc.invert(validates)), ("validation", validates)):
+            written = pa.concat_tables([SEQUENCES.empty_table(), *(tables[split] for _, tables in found)])
+            assert written.equals(expected.filter(rows_of))
         assert sum(n for n, _ in found) == len(coded)
         assert not (work.folder / "documents").exists()
 
