@@ -32,6 +32,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,8 @@ def build(folder: Path, memory_gb: float) -> dict[str, Any]:
     from transformers import AutoTokenizer
 
     AutoTokenizer.from_pretrained(config.tokenizer)  # imports are in nobody's time
+    import_module("pandas")  # pyarrow asks whether it is there when it first meets NumPy
+    import_module("cprec_hf.hub.cards")
     began = time.perf_counter()
     building.build_corpus(config, overwrite=True)
     return {

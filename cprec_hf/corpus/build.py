@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -89,6 +90,10 @@ def build_from(behaviors: Behaviors, config: CorpusConfig, *, overwrite: bool = 
         header_tokens = dict(zip(headers, lengths.tolist(), strict=True))
         block_tokens = int(encoder.documents([template.block([])], start=False).lengths[0])
         _require_room(config, catalogue, header_tokens, block_tokens)
+        beside = stack.enter_context(ThreadPoolExecutor(1))  # the splits leave a core idle
+        item_tokens = beside.submit(
+            lambda texts: encoder.documents(texts).lengths.sum(), catalogue.items["text"].to_arrow()
+        )
 
         _next(bar, "split")
         divided = events.divide(config, behaviors.about.order)
@@ -130,7 +135,6 @@ def build_from(behaviors: Behaviors, config: CorpusConfig, *, overwrite: bool = 
         table = catalogue.to_arrow()
         pq.write_table(table, folder / "items" / "train.parquet", compression="zstd")
         items_sha256 = rows_sha256([folder / "items" / "train.parquet"])
-        item_tokens = int(encoder.documents(catalogue.items["text"].to_arrow()).lengths.sum())
         shutil.rmtree(work)
 
         _next(bar, "audit")
@@ -163,7 +167,7 @@ def build_from(behaviors: Behaviors, config: CorpusConfig, *, overwrite: bool = 
             "counts": _counts(folder),
             "shards": {c: {s: len(paths) for s, paths in splits.items()} for c, splits in config_files(folder).items()},
             "documents": written.documents | {"items": len(catalogue.items)},
-            "tokens": written.tokens | {"items": item_tokens},
+            "tokens": written.tokens | {"items": int(item_tokens.result())},
             "titles": {"cut": catalogue.cut, "collisions": catalogue.collisions},
             "seed": config.seed,
             "recipe": config.to_recipe(),

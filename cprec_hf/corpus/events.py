@@ -157,7 +157,7 @@ def open_events(
         rows: user_id String, item Int32, timestamp Int64, and clock Int64 or null, unless that is the timestamp; an
             event may stand there more than once.
         domain_of: the domain's number of each item, int64 [items], ascending.
-        folder: to be made; takes about 30 bytes an event and its user's id for a while.
+        folder: to be made; takes about 50 bytes an event, and its user's id, for a while.
         name_users: distinct user ids -> their final ids; null keeps them.
         memory_gb: gigabytes (2**30 bytes) that a bucket may take while it is worked on.
         also: other queries over the same scan, run in the same pass over the source.

@@ -168,8 +168,9 @@ class Frames:
     """
 
     def __init__(self, prepared: Prepared, domains: list[str]) -> None:
-        self.prepared, self.wanted = prepared, np.isin(prepared.domains, domains)
-        self.names, self.domain_of = pl.Enum(prepared.domains), prepared.domain_of
+        self.prepared, self.names = prepared, pl.Enum(prepared.domains)
+        self.domain_of = prepared.domain_of.astype(np.uint32)
+        self.wanted = np.isin(prepared.domains, domains)[self.domain_of]  # of each item
 
     def __iter__(self) -> Iterator[pl.DataFrame]:
         store = self.prepared.store
@@ -180,8 +181,8 @@ class Frames:
 
     def of(self, bucket: Bucket) -> pl.DataFrame:
         """The frame of one bucket."""
-        wanted = bucket.take(np.flatnonzero(self.wanted[self.domain_of[bucket.item]]))
-        domain = pl.Series(self.domain_of[wanted.item].astype(np.uint32)).cat.to(self.names)
+        wanted = bucket.take(np.flatnonzero(self.wanted[bucket.item]))
+        domain = pl.Series(self.domain_of[wanted.item]).cat.to(self.names)
         return wanted.frame().rename({"user": "user_id", "item": "item_id"}).with_columns(domain=domain)
 
 

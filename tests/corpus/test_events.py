@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -64,6 +65,21 @@ def test_buckets_are_the_log_sorted_and_without_repetitions(
     assert sorted(path.name for path in folder.iterdir()) == sorted(
         f"{what}-{n:05d}.arrow" for what in ("events", "users") for n in range(len(store))
     )
+
+
+def test_times_that_are_the_clock_are_held_once(tmp_path: Path) -> None:
+    rows = [("b", 3, 9), ("a", 0, 5), ("b", 1, 7), ("b", 3, 9), ("a", 4, 2)]
+    schema = {"user_id": pl.String, "item": pl.Int32, "timestamp": pl.Int64}
+    frame = pl.DataFrame(rows, schema=schema, orient="row").lazy()
+    store, repeated, _ = open_events(frame, DOMAIN_OF, tmp_path / "work", name_users=None, memory_gb=1)
+    assert repeated == 1
+    bucket = store.load(0)
+    assert _rows(bucket) == [("a", 0, 5, 5), ("a", 4, 2, 2), ("b", 1, 7, 7), ("b", 3, 9, 9)]
+    store.save(0, bucket.take(np.array([0, 2, 3])).without_idle_users())
+    store.renumber_items(0, np.array([0, 1, -1, 2, -1, -1], dtype=np.int32))
+    assert _rows(store.load(0)) == [("a", 0, 5, 5), ("b", 1, 7, 7), ("b", 2, 9, 9)]
+    with pa.ipc.open_file(tmp_path / "work" / "events-00000.arrow") as file:
+        assert file.schema.names == ["user", "item", "timestamp"]
 
 
 def test_buckets_hold_about_as_many_events_each(tmp_path: Path) -> None:
