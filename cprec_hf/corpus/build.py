@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -41,6 +40,7 @@ from cprec_hf.corpus.prepare import DomainFigures, role_facts
 from cprec_hf.corpus.sequences import CATALOGUE as CPT_CATALOGUE
 from cprec_hf.corpus.sequences import SequencePlan
 from cprec_hf.corpus.template import TEMPLATE_VERSION, load_template
+from cprec_hf.corpus.threads import short_turns
 from cprec_hf.corpus.training_counts import TrainingCounts
 from cprec_hf.corpus.write import write_rows
 from cprec_hf.errors import InputError
@@ -70,6 +70,7 @@ def build_from(behaviors: Behaviors, config: CorpusConfig, *, overwrite: bool = 
     """`build_corpus` for `Behaviors` already read; `config.source` is only recorded."""
     refuse_existing(config.output, overwrite=overwrite)
     with tqdm(total=6, desc="corpus: reading", unit="step", disable=None) as bar, ExitStack() as stack:
+        stack.enter_context(short_turns())
         folder = stack.enter_context(atomic_folder(config.output, overwrite=overwrite))
         work = folder / ".work"
         events = open_source(behaviors, config, work)
@@ -90,10 +91,6 @@ def build_from(behaviors: Behaviors, config: CorpusConfig, *, overwrite: bool = 
         header_tokens = dict(zip(headers, lengths.tolist(), strict=True))
         block_tokens = int(encoder.documents([template.block([])], start=False).lengths[0])
         _require_room(config, catalogue, header_tokens, block_tokens)
-        beside = stack.enter_context(ThreadPoolExecutor(1))  # the splits leave a core idle
-        item_tokens = beside.submit(
-            lambda texts: encoder.documents(texts).lengths.sum(), catalogue.items["text"].to_arrow()
-        )
 
         _next(bar, "split")
         divided = events.divide(config, behaviors.about.order)
@@ -135,6 +132,7 @@ def build_from(behaviors: Behaviors, config: CorpusConfig, *, overwrite: bool = 
         table = catalogue.to_arrow()
         pq.write_table(table, folder / "items" / "train.parquet", compression="zstd")
         items_sha256 = rows_sha256([folder / "items" / "train.parquet"])
+        item_tokens = int(encoder.documents(catalogue.items["text"].to_arrow()).lengths.sum())
         shutil.rmtree(work)
 
         _next(bar, "audit")
@@ -167,7 +165,7 @@ def build_from(behaviors: Behaviors, config: CorpusConfig, *, overwrite: bool = 
             "counts": _counts(folder),
             "shards": {c: {s: len(paths) for s, paths in splits.items()} for c, splits in config_files(folder).items()},
             "documents": written.documents | {"items": len(catalogue.items)},
-            "tokens": written.tokens | {"items": int(item_tokens.result())},
+            "tokens": written.tokens | {"items": item_tokens},
             "titles": {"cut": catalogue.cut, "collisions": catalogue.collisions},
             "seed": config.seed,
             "recipe": config.to_recipe(),

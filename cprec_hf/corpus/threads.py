@@ -3,13 +3,30 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 THREADS = min(os.cpu_count() or 1, 8)
 """Pieces at once. Each takes memory of its own, so not all of a large machine's cores."""
+
+TURN = 0.0005
+"""Seconds a thread may keep Python's lock while others ask for it. Much of a piece takes less than Python's own 0.005:
+with it, a build of 3 million events took 8 % longer."""
+
+
+@contextmanager
+def short_turns() -> Iterator[None]:
+    """Inside, threads of this process take turns of `TURN`."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(TURN)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(before)
 
 
 def in_order(work: Iterable[Callable[[], Any]]) -> Iterator[Any]:
