@@ -12,12 +12,13 @@ audit, which reads everything again, is timed apart. Peak memory is the whole pr
 The row loop writes the pre-training documents of the smallest size the way public preprocessing scripts do: pandas
 rows one by one into a dictionary per user, a formatted string per row. Its documents must equal ours.
 
-The aims are a million interactions a second on two cores, 50 times the row loop and under 4 GB at 100 million. Seen,
-beside another program that gave way: .28 million a second at 1 million interactions, where over a second of fixed costs
-weighs, and .60 at 10 million; 20 times the row loop at 1 million, whose 73 us an interaction are 44 times ours at 10
-million. Peak memory .8 and 1.0 GB, with the audit .9 and 1.0. 100 million were last built before the log was sorted in
-one go: .39 million a second, 1.3 GB, with the audit 2.3 GB. Of 2.7 us of CPU an interaction (at 3 million), 1.4 go to
-documents, their Parquet and their hash, .4 to reading, .4 to users' order, .2 to splits, the rest are fixed costs.
+The aims are a million interactions a second on two cores, 50 times the row loop and under 4 GB at 100 million. Seen on
+a quiet machine: .28 million a second at 1 million interactions, where over a second of fixed costs weighs, and .67 at
+10 million, in .35 of n log n's growth; 22 times the row loop at 1 million, whose 81 us an interaction are 55 times ours
+at 10 million. Peak memory .8 and 1.0 GB, with the audit .9 and 1.1. 100 million were last built before the log was
+sorted in one go: .39 million a second, 1.3 GB, with the audit 2.3 GB. Of 2.7 us of CPU an interaction (at 3 million),
+1.4 go to documents, their Parquet and their hash, .4 to reading, .4 to users' order, .2 to splits, the rest are fixed
+costs.
 """
 
 from __future__ import annotations
