@@ -225,7 +225,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
     parser.add_argument("--config", required=True, help="a study, for example recipes/study-tiny.yaml")
     parser.add_argument("--quick", action="store_true", help="only the tables and seeds of the study's `quick`")
     parser.add_argument("--dry-run", action="store_true", help="print the plan with an estimate, and do nothing")
-    parser.add_argument("--only", metavar="TABLE", help="only the cells of one table")
+    parser.add_argument("--only", metavar="TABLE", help="only the cells of one table; the report has all")
     parser.add_argument("--workers", type=int, help="processes, each on one thread (default: the cores)")
     parser.add_argument("--minutes", type=float, help="begin no cell that should not end within so many")
     given = parser.parse_args(argv)
@@ -241,7 +241,8 @@ def main(argv: Sequence[str] | None = None) -> Path:
     from cprec_hf.evaluation.study.report import write_study
 
     outcome = run_study(study, plan, workers=workers, minutes=given.minutes)
-    folder = write_study(study, aggregate(study, plan))
+    whole = make_plan(study, quick=given.quick)  # the report of one table would take the place of all others
+    folder = write_study(study, aggregate(study, whole))
     print(f"report in {folder}", flush=True)
     if outcome.failed:
         listed = "".join(f"\n  {name}: {why}" for name, why in outcome.failed.items())

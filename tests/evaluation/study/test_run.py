@@ -119,9 +119,11 @@ def test_a_models_card_takes_its_results_from_the_study(finished, recipe):
 
 def test_a_second_call_does_nothing_and_writes_the_same_report(finished, recipe, capsys):
     before = files(finished), (finished / "results.json").read_bytes(), (finished / "report.md").read_bytes()
-    main(["--config", str(recipe)])
-    assert "27 of 27 cells done" in capsys.readouterr().out
-    assert before == (files(finished), (finished / "results.json").read_bytes(), (finished / "report.md").read_bytes())
+    for only, done in ([], "27 of 27"), (["--only", "trunk"], "10 of 10"):
+        main(["--config", str(recipe), *only])
+        assert f"{done} cells done" in capsys.readouterr().out
+        after = files(finished), (finished / "results.json").read_bytes(), (finished / "report.md").read_bytes()
+        assert after == before
     main(["--config", str(recipe), "--dry-run", "--quick"])
     assert "13 cells, 13 done, 0 missing" in capsys.readouterr().out
 
