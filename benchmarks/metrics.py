@@ -11,14 +11,15 @@ compiles before the clock starts. No scores are tied, since neither of the two k
 by block. Times are wall and CPU seconds; others at work on the machine distort them. `compute` is what `evaluate` adds
 around the function, and is given apart.
 
-Measured on two quiet cores, CPU seconds for a million lists of 100 (the machine's speed drifts by some 15 %):
+Measured on two cores with OMP_NUM_THREADS=1 and real-time priority, CPU seconds for a million lists of 100:
 
     relevant   ours    loop   ranx, its sorting
-    1          0.95   44.4    14.8, 6.2            the loop takes 47 times as long, ranx 16 (22 with its sorting)
-    10         1.60   47.6    20.7, 7.2            30, 13 (17)
+    1          0.59   33.2    13.6, 5.0            the loop takes 56 times as long, ranx 22 with its sorting, 13 without
+    10         1.66   49.5    19.8, 6.7            30, 11, 7
 
-Coverage, Gini, novelty and diversity of as many lists, with 64 numbers an item: 9.3 s, and 35 times that for a loop
-that leaves each user's pairs to NumPy. `compute` adds 68 us a list.
+Other hours gave 47 to 56 and 26 to 30 times. Coverage, Gini, novelty and diversity of as many lists, with 64 numbers
+an item: 10.6 s, and 13 times that for a loop that leaves each user's pairs to NumPy (35 with two BLAS threads, which
+cost the loop's small products time and gain it none). `compute` adds 64 us a list.
 """
 
 from __future__ import annotations

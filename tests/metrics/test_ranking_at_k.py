@@ -116,6 +116,26 @@ def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch, relevant: int) -
         np.testing.assert_allclose(values, whole[name], err_msg=name)
 
 
+@pytest.mark.parametrize("tied", [False, True])
+def test_catalogues_of_any_size(tied: bool) -> None:
+    """Places, ties and relevant ones among so many have more combinations than 64-bit numbers."""
+    rng, n, k = np.random.default_rng(0), 300_000 if tied else 60_000, 200_000 if tied else 30_000
+    scores = rng.permuted(np.tile(np.maximum(np.arange(n), n // 2 if tied else 0), (2, 1)), axis=1)
+    relevance = (rng.random((2, n)) < 0.4).astype(int)
+    found = ranking_at_k(scores, relevance, [k], ["hr", "recall", "mrr", "map"])
+    for row in range(2):
+        expected = {"recall": [], "mrr": [], "map": []}
+        for _ in range(20 if tied else 1):  # the mean over random orders of the ties
+            hits = relevance[row][np.lexsort([rng.random(n), -scores[row]])][:k]
+            expected["recall"].append(hits.sum() / relevance[row].sum())
+            expected["mrr"].append(1 / (hits.argmax() + 1))
+            expected["map"].append((hits * hits.cumsum() / np.arange(1, k + 1)).sum() / relevance[row].sum())
+        assert found[f"hr@{k}"][row] == 1
+        for name, values in expected.items():
+            error = 5 * np.std(values) / len(values) ** 0.5 + 1e-9
+            assert found[f"{name}@{k}"][row] == pytest.approx(np.mean(values), abs=error)
+
+
 def test_scores_are_compared_in_their_own_precision() -> None:
     close = np.array([[1.0, 1.0 + 1e-12]])
     assert ranking_at_k(close, [[1, 0]], [1])["hr@1"] == 0.0

@@ -241,8 +241,9 @@ def main(argv: Sequence[str] | None = None) -> Path:
     from cprec_hf.evaluation.study.report import write_study
 
     outcome = run_study(study, plan, workers=workers, minutes=given.minutes)
-    whole = make_plan(study, quick=given.quick)  # the report of one table would take the place of all others
-    folder = write_study(study, aggregate(study, whole))
+    if given.only:  # the report of one table would take the place of all others
+        plan = make_plan(study, quick=given.quick)
+    folder = write_study(study, aggregate(study, plan))
     print(f"report in {folder}", flush=True)
     if outcome.failed:
         listed = "".join(f"\n  {name}: {why}" for name, why in outcome.failed.items())

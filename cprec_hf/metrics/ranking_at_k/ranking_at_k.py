@@ -149,30 +149,29 @@ class _Block:
             best = _largest(relevance, most)[:, ::-1]
             self.ideal = np.cumsum(best * np.diff(self.discount[: most + 1]), axis=1)
             self.gain = relevance.ravel()[where].astype(np.float64)
-        self.row = row
+        self.row, self.start, self.size = row, start, size
         of_row = np.diff(row, prepend=-1) != 0
         first = np.flatnonzero(of_row)
         begin = np.flatnonzero(of_row | (np.diff(start, prepend=-1) != 0))
         inside = np.diff(begin, append=len(row))
-        group = np.repeat(np.arange(len(begin)), inside)
-        above = begin - np.repeat(first, np.diff(first, append=len(row)))[begin]
-        # Groups of ties are of few kinds, and what each metric makes of a kind is looked up.
-        kinds = np.stack([start[begin], size[begin], inside, above])
-        _, one, of_group = np.unique(np.ravel_multi_index(kinds, 4 * (width + 1,)), True, True)
-        self.kind = of_group[group]
-        self.start, self.size, self.inside, self.above = kinds[:, one]
-        self.first = row[first], self.kind[first]
+        self.inside = np.repeat(inside, inside)  # relevant ones in each one's group
+        self.above = np.repeat(begin, inside) - np.repeat(first, np.diff(first, append=len(row)))  # and above it
+        self.lead = row[first], start[first], size[first], self.inside[first]
 
     def hr(self, k: int) -> Floats:
-        left = np.clip(k - self.start, 0, self.size)
-        missed = np.exp(self._choose(self.size - self.inside, left) - self._choose(self.size, left))
-        return self._per_row(1 - missed, self.first)
+        row, s, n, r = self.lead
+        left = np.clip(k - s, 0, n)
+        return self._per_row(1 - np.exp(self._choose(n - r, left) - self._choose(n, left)), row)
 
     def mrr(self, k: int) -> Floats:
-        s, n, r = self.start[:, None], self.size[:, None], self.inside[:, None]
+        row, s, n, r = self.lead
+        value = np.where(s < k, 1 / (s + 1), 0.0)
+        tied = np.flatnonzero(n > 1)
+        s, n, r = s[tied, None], n[tied, None], r[tied, None]
         place = np.arange(k)  # within the group
         chance = np.exp(self._choose(n - 1 - place, r - 1) - self._choose(n, r))
-        return self._per_row((np.where(s + place < k, chance, 0.0) / (s + place + 1)).sum(axis=1), self.first)
+        value[tied] = (np.where(s + place < k, chance, 0.0) / (s + place + 1)).sum(axis=1)
+        return self._per_row(value, row)
 
     def recall(self, k: int) -> Floats:
         return self._per_row(np.clip((k - self.start) / self.size, 0.0, 1.0)) / self.total
@@ -185,7 +184,7 @@ class _Block:
         discount = (self.discount[end] - self.discount[start]) / self.size
         if self.binary:
             return self._per_row(discount) / self.discount[np.minimum(self.total, k)]
-        return self._per_row(discount, gain=self.gain) / self.ideal[:, k - 1]
+        return self._per_row(self.gain * discount) / self.ideal[:, k - 1]
 
     def map(self, k: int) -> Floats:
         end, start = np.minimum(self.start + self.size, k), np.minimum(self.start, k)
@@ -194,10 +193,8 @@ class _Block:
         summed = rise * (end - start) + level * (self.harmonic[end] - self.harmonic[start])
         return self._per_row(summed / self.size) / self.total
 
-    def _per_row(self, values: Floats, which: tuple[Ints, Ints] | None = None, gain: Floats | float = 1.0) -> Floats:
-        """Sums over a row's candidates, or only its first: the value of each one's kind times its gain."""
-        row, kind = which or (self.row, self.kind)
-        return np.asarray(np.bincount(row, values[kind] * gain, self.rows), np.float64)
+    def _per_row(self, values: Floats, row: Ints | None = None) -> Floats:
+        return np.asarray(np.bincount(self.row if row is None else row, values, self.rows), np.float64)
 
     def _choose(self, n: Ints, r: Ints) -> Floats:
         """The log of the binomial coefficient; minus infinity where it is zero."""
@@ -222,19 +219,24 @@ def _near(scores: npt.NDArray[Any], relevant: npt.NDArray[np.bool_], most: int) 
         many = 3 * len(near) > rows  # then all are compared faster than these are picked
         size = _count(scores == mine)[near] if many else _count(scores[near] == mine[near])
         return where[near], above[near], size
-    best = np.ascontiguousarray(_largest(scores, most))
-    where = np.flatnonzero(relevant & (scores >= best[:, 0].copy()[:, None]))
-    row, mine = where // width, scores.ravel()[where, None]
-    above, size = np.empty_like(where), np.empty_like(where)
-    step = max(1, _CELLS // most)
-    for at in range(0, len(where), step):
-        part = slice(at, at + step)
-        others = best.take(row[part], axis=0)
-        above[part], size[part] = _count(others > mine[part]), _count(others == mine[part])
-    last = np.flatnonzero(above + size == most)  # ties at the last of these places go on behind it
+    best = _largest(scores, most)
+    where = np.flatnonzero(relevant & (scores >= best[:, :1]))
+    row, mine = where // width, scores.ravel()[where]
+    # Bisection, of all candidates at once, in rows that infinities make as long as a power of two.
+    steps = 2 ** np.arange(most.bit_length())[::-1]
+    padded = np.full((rows, 2 * steps[0]), np.inf, best.dtype)
+    padded[:, :most] = best
+    ends = []
+    for below in (np.less_equal, np.less):
+        end = row * 2 * steps[0]
+        for step in steps:
+            end += step * below(padded.ravel()[end + (step - 1)], mine)
+        ends.append(np.minimum(end - row * 2 * steps[0], most))
+    size = ends[0] - ends[1]
+    last = np.flatnonzero(ends[1] == 0)  # ties at the last of these places go on behind it
     their, of = np.unique(row[last], return_inverse=True)
     size[last] = _count(scores[their] == best[their, :1])[of]
-    return where, above, size
+    return where, most - ends[0], size
 
 
 def _largest(values: npt.NDArray[Any], most: int) -> npt.NDArray[Any]:
