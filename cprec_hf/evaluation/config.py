@@ -22,6 +22,7 @@ Kind = Literal[
     "bert4rec",
     "sasrec_llm",
     "hybrid",
+    "best_of",
     "random",
     "candidate_memoriser",
     "latent_oracle",
@@ -35,10 +36,12 @@ NEED_A_SET = ("generate", "pointwise", "candidate_memoriser")
 ORACLES = ("latent_oracle", "bayes_oracle")
 TRAINED = ("gru4rec", "sasrec", "bert4rec", "sasrec_llm")
 """Kinds that are trained when their turn comes, which takes longer than to count."""
+COMBINED = ("hybrid", "best_of")
+"""Kinds that are made of other methods."""
 CALIBRATED = ("model", "hybrid", *TRAINED, *ORACLES)
 """Kinds whose scores are log-probabilities, up to a constant a row, if the method is right."""
 NO_PARTS = ("generate", "candidate_memoriser", *ORACLES)
-"""Kinds no hybrid is made of: answers are no scores, the others know what no recommender may."""
+"""Kinds that are no parts of others: answers are no scores, the others know what no recommender may."""
 
 
 @dataclass(frozen=True)
@@ -59,12 +62,14 @@ class MethodConfig:
     """kind model: how token log-probabilities make a title's score; see `Recommender.rank`. `validation`: the one of
     the three with the best ndcg at the last cut-off on the validation rows, chosen before the test rows are scored."""
     parts: list[str] = field(default_factory=list)
-    """kind hybrid: names of the methods whose scores it adds up, weighted by what fits the validation rows best."""
+    """kind hybrid: names of the methods whose scores it adds up, weighted by what fits the validation rows best; kind
+    best_of: of those of which it is the one with the best ndcg at the last cut-off on the validation rows."""
 
     def __post_init__(self) -> None:
         """Raise `InputError` if `model` or `parts` is missing, or given where it means nothing."""
-        if (self.kind == "hybrid") != bool(self.parts) or len(self.parts) == 1:
-            wanted = "give `parts`, the names of two methods or more" if self.kind == "hybrid" else "takes no `parts`"
+        combined = self.kind in COMBINED
+        if combined != bool(self.parts) or len(self.parts) == 1:
+            wanted = "give `parts`, the names of two methods or more" if combined else "takes no `parts`"
             raise InputError(f"method {self.name!r} is of kind {self.kind}: {wanted}")
         if self.kind in (*MODELS, *EMBEDDED) and not self.model:
             raise InputError(f"method {self.name!r} is of kind {self.kind}; give `model`, a folder or repo id")
@@ -136,12 +141,12 @@ class EvaluateConfig:
 
     @property
     def parts(self) -> set[str]:
-        """The names of all methods that are part of a hybrid."""
+        """The names of all methods that are part of another."""
         return {part for method in self.methods for part in method.parts}
 
 
 def _check_parts(methods: list[MethodConfig]) -> None:
-    """Raise `InputError` for hybrids of what is not there, twice there, no part, or made of the hybrid itself."""
+    """Raise `InputError` for parts that are not there, twice there, can be none, or made of the whole itself."""
     by_name = {method.name: method for method in methods}
     for method in methods:
         where = f"method {method.name!r}: `parts`"
@@ -156,7 +161,7 @@ def _check_parts(methods: list[MethodConfig]) -> None:
         while ahead:
             name = ahead.pop()
             if name == method.name:
-                raise InputError(f"{where} lead back to itself; a hybrid cannot be made of itself")
+                raise InputError(f"{where} lead back to itself; no method can be made of itself")
             if name in by_name and name not in reached:
                 reached.add(name)
                 ahead += by_name[name].parts

@@ -7,6 +7,7 @@ training and validation rows only, and imports what is heavy (torch, a model) wh
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -29,7 +30,7 @@ Fitter = Callable[[MethodConfig, Task], tuple[Score, dict[str, Any]]]
 def fit_method(method: MethodConfig, task: Task) -> tuple[Score, dict[str, Any]]:
     """What gives scores to rows of the task, higher is better, and what is to be recorded of the method.
 
-    A part of a hybrid is fitted once, and scores the task's rows and the validation rows at once; those are kept.
+    A part of another method is fitted once, and scores the task's rows and the validation rows at once; those are kept.
 
     Args:
         method: of any kind in `FITTERS`.
@@ -65,9 +66,28 @@ def _model(method: MethodConfig, task: Task) -> tuple[Score, dict[str, Any]]:
 
 
 def _hybrid(method: MethodConfig, task: Task) -> tuple[Score, dict[str, Any]]:
+    return fit_hybrid(_parts(method, task), task.validation, max(task.config.k), task.config.seed)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Setting of a best_of."""
+
+    method: str
+
+
+def _best_of(method: MethodConfig, task: Task) -> tuple[Score, dict[str, Any]]:
+    parts = _parts(method, task)
+    best, record = baselines.choose(
+        [_Part(name) for name in parts], lambda part, rows: parts[part.method](rows), task.validation,
+        max(task.config.k),
+    )  # fmt: skip
+    return parts[best.method], record
+
+
+def _parts(method: MethodConfig, task: Task) -> dict[str, Score]:
     by_name = {other.name: other for other in task.config.methods}
-    parts = {name: fit_method(by_name[name], task)[0] for name in method.parts}
-    return fit_hybrid(parts, task.validation, max(task.config.k), task.config.seed)
+    return {name: fit_method(by_name[name], task)[0] for name in method.parts}
 
 
 def _random(_: MethodConfig, task: Task) -> tuple[Score, dict[str, Any]]:
@@ -165,6 +185,7 @@ FITTERS: Mapping[Kind, Fitter] = {
     "sasrec_llm": _sequential,
     "random": _random,
     "hybrid": _hybrid,
+    "best_of": _best_of,
     "candidate_memoriser": _candidate_memoriser,
     "latent_oracle": _oracle,
     "bayes_oracle": _oracle,

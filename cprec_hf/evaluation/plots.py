@@ -14,11 +14,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from cprec_hf.evaluation.config import MODELS, ORACLES
+from cprec_hf.evaluation.config import COMBINED, MODELS, ORACLES
 from cprec_hf.hub.curves import STYLE, Curve, plot_learning_rate, png, shade_phases
 from cprec_hf.hub.markdown import one_line
 
-_KINDS = {**dict.fromkeys(MODELS, "#2b6cb0"), "hybrid": "#2c7a7b"}
+_KINDS = {**dict.fromkeys(MODELS, "#2b6cb0"), **dict.fromkeys(COMBINED, "#2c7a7b")}
 _OTHER = "#9aa5b1"
 
 

@@ -87,7 +87,7 @@ def _measure_all(task: Task) -> tuple[PerUser, PerUser, dict[str, dict[str, Any]
     )
     spent: dict[str, list[float]] = {}  # seconds of each method so far, of those that take about as long
     width = max(len(method.name) for method in config.methods)
-    methods = sorted(config.methods, key=lambda method: method.kind == "hybrid")  # after their parts, which take time
+    methods = sorted(config.methods, key=lambda method: bool(method.parts))  # after their parts, which take time
     for i, method in enumerate(methods, start=1):
         start = time.perf_counter()
         found = measure_method(method, task)

@@ -23,7 +23,7 @@ from cprec_hf.evaluation.sequential.sequences import training_sequences
 if TYPE_CHECKING:
     from cprec_hf.behaviors.marketplace_oracle import MarketplaceOracle
 
-_MOST_KEPT = 8 << 30  # bytes of hybrids' parts
+_MOST_KEPT = 8 << 30  # bytes of parts' scores
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Task:
     rows: Rows
     """The rows that are scored."""
     fitted: dict[str, tuple[Score, dict[str, Any]]] = field(default_factory=dict, repr=False)
-    """What `fit_method` keeps of hybrids' parts, by name."""
+    """What `fit_method` keeps of methods that are parts of others, by name."""
 
     @classmethod
     def load(cls, config: EvaluateConfig) -> Task:
@@ -52,7 +52,7 @@ class Task:
         Raises:
             InputError: no such corpus, domain, split or model; fewer than two users; a k larger than the candidate
                 sets; a model without whole weights or some of the items; an oracle without its marketplace or users;
-                hybrids whose parts' scores would not fit into memory, or without two validation users.
+                parts whose scores would not fit into memory, or a hybrid without two validation users.
         """
         config = replace(config, corpus_revision=corpus_commit(config.corpus, config.corpus_revision))
         facts = load_facts(config.corpus, config.corpus_revision)
@@ -96,7 +96,7 @@ class Task:
         if any(method.kind in ORACLES for method in config.methods):
             _ = task.oracle
         if config.parts:
-            _check_hybrids(task)
+            _check_parts(task)
         ranked = np.arange(len(catalogue)) if column is None else task.rows.candidates
         wanted = np.union1d(ranked, task.rows.histories.values)
         for method in config.methods:
@@ -165,16 +165,17 @@ class Task:
         return _rows(self.splits, "validation", self.catalogue, self.config.corpus, self.column)
 
 
-def _check_hybrids(task: Task) -> None:
+def _check_parts(task: Task) -> None:
     """Raise `InputError` if the parts' scores would take too much memory, or there are too few users to fit on."""
     splits = [task.rows, task.validation] if task.config.split != "validation" else [task.rows]
-    if len(task.validation.user_ids) < 2:
+    hybrids = any(method.kind == "hybrid" for method in task.config.methods)
+    if hybrids and len(task.validation.user_ids) < 2:
         raise InputError("a hybrid's weights are cross-validated over users, and validation has only one")
     # Kept once, and standardised and parted into folds while weights are fitted.
     needed = 3 * 8 * len(task.config.parts) * sum(rows.candidates.size for rows in splits)
     if needed > _MOST_KEPT:
         raise InputError(
-            f"a hybrid of {len(task.config.parts)} parts would hold {needed / 2**30:.0f} GiB of scores of "
+            f"{len(task.config.parts)} `parts` would hold {needed / 2**30:.0f} GiB of scores of "
             f"{task.rows.candidates.shape[1]:,} candidates a row, and {_MOST_KEPT / 2**30:.0f} are allowed; "
             "evaluate on a frozen set of candidates"
         )

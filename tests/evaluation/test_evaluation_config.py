@@ -45,6 +45,7 @@ def test_a_recipe_reads_into_the_config(tmp_path: Path) -> None:
         ("kind: popularity}", "kind: popularity, parts: [CPRec, both]}", "of kind popularity: takes no `parts`"),
         (", parts: [CPRec, popularity]", "", "'both' is of kind hybrid: give `parts`, the names of two"),
         ("[CPRec, popularity]", "[CPRec]", "'both' is of kind hybrid: give `parts`, the names of two"),
+        ("hybrid, parts: [CPRec, popularity]", "best_of", "'both' is of kind best_of: give `parts`, the names of two"),
         ("[CPRec, popularity]", "[CPRec, pop]", "'pop', which is not among the methods: CPRec, popularity, both"),
         ("[CPRec, popularity]", "[CPRec, CPRec]", "'CPRec' more than once"),
         ("[CPRec, popularity]", "[CPRec, both]", "'both': `parts` lead back to itself"),

@@ -181,9 +181,28 @@ def test_hybrids_of_hybrids_run_and_those_on_validation_too(corpus: Path, tmp_pa
     assert set(both.record["weights"]) == {"both", "random"} and set(task.fitted) == {"both", "random", *PARTS}
 
 
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_the_best_of_several_is_the_one_validation_prefers(corpus: Path, tmp_path: Path, split: Any) -> None:
+    chosen = MethodConfig("best", "best_of", parts=PARTS)
+    methods = [chosen, MethodConfig("all", "hybrid", parts=["best", "kNN"]), *METHODS[1:]]
+    ndcg = {}
+    for method in METHODS[1:]:
+        task = Task.load(config(corpus, tmp_path, [method], split="validation"))
+        ndcg[method.name] = task.rows.per_user(measure_method(method, task).metrics["ndcg@5"]).mean()
+    best = max(ndcg, key=lambda name: ndcg[name])
+    task = Task.load(config(corpus, tmp_path, methods, split=split))
+    found = measure_method(chosen, task)
+    assert found.record["chosen"] == {"method": best} and found.record["by"] == "ndcg@5 on validation"
+    assert {one["method"]: one["validation"] for one in found.record["grid"]} == pytest.approx(ndcg)
+    alone = measure_method(next(method for method in methods if method.name == best), task)
+    for metric, values in alone.metrics.items():
+        np.testing.assert_array_equal(found.metrics[metric], values)
+    assert set(measure_method(methods[1], task).record["weights"]) == {"best", "kNN"}
+
+
 def test_what_would_not_fit_into_memory_is_said_before(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(task_module, "_MOST_KEPT", 1000)
-    with pytest.raises(InputError, match="3 parts would hold"):
+    with pytest.raises(InputError, match="3 `parts` would hold"):
         Task.load(config(corpus, tmp_path, METHODS))

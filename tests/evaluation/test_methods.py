@@ -76,7 +76,7 @@ def test_all_methods_rank_the_same_candidates(
     monkeypatch.setattr(fit, "_KINDS", short)
     kinds = get_args(Kind)
     models = dict.fromkeys([*MODELS, *EMBEDDED], str(model))
-    parts = {"hybrid": ["popularity", "model"]}
+    parts = {"hybrid": ["popularity", "model"], "best_of": ["random", "bm25"]}
     methods = [MethodConfig(kind, kind, models.get(kind), parts=parts.get(kind, [])) for kind in kinds]
     results = json.loads((run_evaluation(config(corpus, tmp_path / "out", methods)) / "results.json").read_text())
     lines = "".join(item + "\n" for row in ids_of(corpus, "test") for item in row)

@@ -132,7 +132,7 @@ class _Planner:
         for one in leaves:
             self._check_changes(where, leaves[one].change, self._node(leaves[one])[0])
         if row.change and name not in leaves:
-            raise InputError(f"{where}: it is a hybrid, which stands on its parts; give them the `change`")
+            raise InputError(f"{where}: it is made of its parts; give them the `change`")
         corpora = {self._corpus_of_row(where, one, seed) for one in leaves.values()}
         if len(corpora) > 1:
             raise InputError(f"{where}: its parts stand on different corpora, and have no candidates in common")

@@ -151,7 +151,7 @@ def test_an_override_reaches_into_lists():
         (lambda r: r["tables"]["trunk"].update(seeds=[3]), "seed 3 is not among the study's"),
         (lambda r: r["tables"]["main"]["rows"]["popularity"].update(seeds=[3]), "seed 3 is not among the study's"),
         (lambda r: r["tables"]["trunk"]["rows"]["both"]["parts"].append("five"), "has 'five', which is not among"),
-        (lambda r: r["tables"]["trunk"]["rows"]["both"].update(change={"cpt": {"seed": 1}}), "it is a hybrid"),
+        (lambda r: r["tables"]["trunk"]["rows"]["both"].update(change={"cpt": {"seed": 1}}), "it is made of its parts"),
         (
             lambda r: r["tables"]["trunk"]["rows"]["four"].update(change={"world": {"source.users": 9}}),
             "its parts stand on different corpora",
