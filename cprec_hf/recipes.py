@@ -29,7 +29,7 @@ def find_recipe(name: str) -> Path:
     """A recipe by path (`my/corpus.yaml`), or by name among the shipped ones (`tiny/corpus.yaml`, `recipes/tiny`).
 
     Raises:
-        InputError: neither exists; the message lists the shipped recipes.
+        InputError: neither exists; the message names the shipped recipes most like it, or their folders.
     """
     path = Path(name)
     if path.exists():
@@ -37,8 +37,11 @@ def find_recipe(name: str) -> Path:
     inside = shipped("recipes") / (Path(*path.parts[1:]) if path.parts[:1] == ("recipes",) else path)
     if inside.exists():
         return inside
-    known = sorted(str(p.relative_to(shipped("recipes"))) for p in shipped("recipes").rglob("*.yaml"))
-    raise InputError(f"no recipe {name}: no such file here, and the shipped ones are {', '.join(known)}")
+    known = sorted(p.relative_to(shipped("recipes")).as_posix() for p in shipped("recipes").rglob("*.yaml"))
+    near = difflib.get_close_matches("/".join(path.parts[-2:]).removeprefix("recipes/"), known, n=3, cutoff=0.75)
+    folders = sorted({recipe.partition("/")[0] for recipe in known})
+    hint = f"did you mean {' or '.join(near)}?" if near else f"in recipes/ there are {', '.join(folders)}"
+    raise InputError(f"no recipe {name}: no such file here, and none shipped; {hint}")
 
 
 def expand_environment(path: str, where: str) -> str:

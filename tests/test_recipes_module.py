@@ -131,7 +131,10 @@ def test_shipped_recipes_are_found_by_name(tmp_path: Path, monkeypatch: pytest.M
     (tmp_path / "tiny").mkdir()
     (tmp_path / "tiny" / "corpus.yaml").touch()
     assert find_recipe("tiny/corpus.yaml") == Path("tiny/corpus.yaml")  # one's own file comes first
-    with pytest.raises(InputError, match=r"no recipe none\.yaml.*tiny/corpus\.yaml"):
+    for wrong in ("tiny/corpsu.yaml", "recipes/tiny/corpsu.yaml", "/elsewhere/tiny/corpsu.yaml"):
+        with pytest.raises(InputError, match=rf"no recipe {wrong}.*did you mean tiny/corpus\.yaml"):
+            find_recipe(wrong)
+    with pytest.raises(InputError, match=r"no recipe none\.yaml.*there are accelerate, .*, tiny$"):
         find_recipe("none.yaml")
 
 
