@@ -85,6 +85,32 @@ class Bucket:
         return pl.DataFrame({"user": self.user, "item": self.item, "timestamp": self.timestamp, "clock": clock})
 
 
+@dataclass(frozen=True)
+class Opened:
+    """The files of a bucket, as their pages: they take memory while they are looked at."""
+
+    events: pa.RecordBatch
+    users: pa.RecordBatch
+
+    def piece(self, first: int, last: int | None) -> Bucket:
+        """The events of users `first` to `last` - 1 (to the end, if null), who are numbered from 0 on."""
+        user = self.events["user"].to_numpy()
+        names = self.users["user_id"].slice(first, None if last is None else last - first)
+        begin, end = np.searchsorted(user, np.array([first, first + len(names)], dtype=user.dtype))
+        item, timestamp = (self.events[name].to_numpy()[begin:end] for name in ("item", "timestamp"))
+        user = user[begin:end] - np.int32(first) if first else user[begin:end]
+        if "clock" not in self.events.schema.names:
+            return Bucket(names, user, item, timestamp, timestamp, np.ones(len(user), dtype=bool))
+        clock = self.events["clock"].slice(begin, end - begin)
+        known = clock.is_valid().to_numpy(zero_copy_only=False)
+        return Bucket(names, user, item, timestamp, clock.fill_null(0).to_numpy(), known)
+
+    def edges(self, bounds: pl.Series) -> np.ndarray:
+        """How many of the users come before each of these ids; 0 first and all of them last [bounds + 2]."""
+        users = pl.Series(self.users["user_id"])
+        return np.concatenate([[0], users.search_sorted(bounds).to_numpy(), [len(users)]]).astype(np.int64)
+
+
 class EventStore:
     """The buckets in a folder, numbered in ascending order of their users' ids.
 
@@ -101,29 +127,14 @@ class EventStore:
 
     def load(self, number: int) -> Bucket:
         """One bucket; its arrays are the file's own pages."""
-        return self.piece(number, 0, None)
+        return self.opened(number).piece(0, None)
 
-    def piece(self, number: int, first: int, last: int | None) -> Bucket:
-        """The events of users `first` to `last` - 1 of a bucket (to its end, if null), who are numbered from 0 on."""
-        events, users = (_mapped(self._path(what, number)) for what in ("events", "users"))
-        user = events["user"].to_numpy()
-        names = users["user_id"].slice(first, None if last is None else last - first)
-        begin, end = np.searchsorted(user, [first, first + len(names)])
-        item, timestamp = (events[name].to_numpy()[begin:end] for name in ("item", "timestamp"))
-        user = user[begin:end] - np.int32(first) if first else user[begin:end]
-        if "clock" not in events.schema.names:
-            return Bucket(names, user, item, timestamp, timestamp, np.ones(len(user), dtype=bool))
-        clock = events["clock"].slice(begin, end - begin)
-        known = clock.is_valid().to_numpy(zero_copy_only=False)
-        return Bucket(names, user, item, timestamp, clock.fill_null(0).to_numpy(), known)
+    def opened(self, number: int) -> Opened:
+        """One bucket, of which pieces are wanted."""
+        return Opened(*(_mapped(self._path(what, number)) for what in ("events", "users")))
 
     def __iter__(self) -> Iterator[Bucket]:
         return (self.load(number) for number in range(self.n_buckets))
-
-    def edges(self, number: int, bounds: pl.Series) -> np.ndarray:
-        """How many of a bucket's users come before each of these ids; 0 first and all of them last [bounds + 2]."""
-        users = pl.Series(_mapped(self._path("users", number))["user_id"])
-        return np.concatenate([[0], users.search_sorted(bounds).to_numpy(), [len(users)]]).astype(np.int64)
 
     def save(self, number: int, bucket: Bucket) -> None:
         """Write a bucket, in place of what stood there."""
@@ -190,8 +201,9 @@ def open_events(
         samples.append(sample)
     sample = pl.concat(samples).sort()
     bounds = sample.gather(len(sample) * np.arange(1, n_buckets) // n_buckets)
-    edges = [parts.edges(number, bounds) for number in range(len(parts))]
-    for _ in in_order(partial(_gather, parts, store, number, edges) for number in range(n_buckets)):
+    opened = [parts.opened(number) for number in range(len(parts))]
+    edges = [part.edges(bounds) for part in opened]
+    for _ in in_order(partial(_gather, opened, store, number, edges) for number in range(n_buckets)):
         pass
     shutil.rmtree(raw)
     return store, repeated, found
@@ -228,9 +240,9 @@ def _sort_part(
     return int(repeated.sum()), pl.Series(names.take(pa.array(ordered.user[every // 2 :: every])))
 
 
-def _gather(parts: EventStore, store: EventStore, number: int, edges: list[np.ndarray]) -> None:
+def _gather(parts: list[Opened], store: EventStore, number: int, edges: list[np.ndarray]) -> None:
     """The third pass, for one bucket."""
-    pieces = [parts.piece(part, *cuts[number : number + 2].tolist()) for part, cuts in enumerate(edges)]
+    pieces = [part.piece(*cuts[number : number + 2].tolist()) for part, cuts in zip(parts, edges, strict=True)]
     names = pa.concat_arrays([pa.array([], pa.string()), *(piece.users for piece in pieces)])
     order = pc.sort_indices(names)
     users = names.take(order)
@@ -256,7 +268,7 @@ def _joined(dtype: type[np.generic], arrays: Iterable[np.ndarray]) -> np.ndarray
 
 
 def _mapped(path: Path) -> pa.RecordBatch:
-    """The rows of a file of `_write`, as its pages: they take memory while they are looked at."""
+    """The rows of a file of `_write`."""
     return pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0)
 
 
