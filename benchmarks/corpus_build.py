@@ -13,12 +13,17 @@ The row loop writes the pre-training documents of the smallest size the way publ
 rows one by one into a dictionary per user, a formatted string per row. Its documents must equal ours.
 
 The aims are a million interactions a second on two cores, 50 times the row loop and under 4 GB at 100 million. Seen on
-a quiet machine: .28 million a second at 1 million interactions, where over a second of fixed costs weighs, and .67 at
-10 million, in .35 of n log n's growth; 22 times the row loop at 1 million, whose 81 us an interaction are 55 times ours
-at 10 million. Peak memory .8 and 1.0 GB, with the audit .9 and 1.1. 100 million were last built before the log was
-sorted in one go: .39 million a second, 1.3 GB, with the audit 2.3 GB. Of 2.7 us of CPU an interaction (at 3 million),
-1.4 go to documents, their Parquet and their hash, .4 to reading, .4 to users' order, .2 to splits, the rest are fixed
-costs.
+a quiet machine (Xeon, 2.8 GHz):
+
+    interactions   build, s   million/s   peak GB   with the audit   row loop, s
+    1 million           3.6         .28        .8               .9            81 (22 times)
+    10 million         15.8         .63        .9              1.0           913 (58 times; other work beside the loop)
+    100 million       181.5         .55       1.9              2.2
+
+From 1 to 10 million, where over a second of fixed costs weighs, time grew in .35 of n log n's proportion, from there to
+100 million as n log n. 10 million took from 14.9 to 15.8 s; the loop alone on the machine would take some 813 (51
+times). Of 2.5 us of CPU an interaction, at 1.6 cores, Parquet and its zstd take .5, reading .35, users' order .45, the
+hash .18, texts .16: a million a second would need 1.9.
 """
 
 from __future__ import annotations
