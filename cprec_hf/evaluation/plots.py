@@ -14,12 +14,20 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from cprec_hf.evaluation.config import COMBINED, MODELS, ORACLES
+from cprec_hf.evaluation.config import COMBINED, EMBEDDED, MODELS, ORACLES
 from cprec_hf.hub.curves import STYLE, Curve, plot_learning_rate, png, shade_phases
 from cprec_hf.hub.markdown import one_line
 
-_KINDS = {**dict.fromkeys(MODELS, "#2b6cb0"), **dict.fromkeys(COMBINED, "#2c7a7b")}
 _OTHER = "#9aa5b1"
+_KINDS = {
+    **dict.fromkeys([*MODELS, *EMBEDDED], "#2b6cb0"), **dict.fromkeys(COMBINED, "#2c7a7b"),
+    **dict.fromkeys(ORACLES, "#111111"),
+}  # fmt: skip
+
+
+def colour_of(kind: str) -> str:
+    """The colour of a method's bar: of one with a language model, of one made of others, of a ceiling, of the rest."""
+    return _KINDS.get(kind, _OTHER)
 
 
 def plot_comparison(results: Mapping[str, Any], path: Path) -> None:
@@ -34,7 +42,7 @@ def plot_comparison(results: Mapping[str, Any], path: Path) -> None:
             values = [m["metrics"][metric] for m in methods]
             means = [v["mean"] for v in values]
             error = [[max(v["mean"] - v["low"], 0) for v in values], [max(v["high"] - v["mean"], 0) for v in values]]
-            colours = [_KINDS.get(m["kind"], _OTHER) for m in methods]
+            colours = [colour_of(m["kind"]) for m in methods]
             panel.barh(
                 range(len(methods)), means, xerr=error, color=colours, height=0.7, error_kw={"lw": 1, "capsize": 2}
             )

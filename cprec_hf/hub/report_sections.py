@@ -148,7 +148,7 @@ def _calibration(results: Mapping[str, Any]) -> list[str]:
         "The softmax of a row's scores taken as probabilities of its candidates. Error: the expected calibration error "
         "of the first choice, ten bins; log loss in nats (equal chances: "
         f"{log(results['candidates']):.3f}); temperature: what the scores are divided by, fitted on validation rows, "
-        "of a model only where its scores of those were needed anyway (`score: validation`, parts of hybrids).",
+        "of a model only where its scores of those were needed anyway (`score: validation`, parts of others).",
         "",
         Safe(f"![{caption}](reliability.png)"),
         "",

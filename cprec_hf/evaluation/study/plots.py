@@ -9,11 +9,10 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from cprec_hf.evaluation.config import ORACLES
+from cprec_hf.evaluation.plots import colour_of
 from cprec_hf.hub.curves import STYLE, png
 from cprec_hf.hub.markdown import one_line
 
-_MODEL, _COMBINED, _ORACLE, _OTHER = "#2b6cb0", "#2c7a7b", "#111111", "#9aa5b1"
 _LINES = ("#2b6cb0", "#c05621", "#2f855a", "#b83280", "#6b46c1", "#718096")
 
 
@@ -38,18 +37,13 @@ def plot_table(table: Mapping[str, Any], metrics: Sequence[str]) -> bytes:
 
 def _bars(panel: Axes, rows: Mapping[str, Any], metric: str) -> None:
     values = [row["overall"][metric] for row in rows.values()]
-    colours = [_colour(row["method"]) for row in rows.values()]
+    colours = [colour_of(row["method"]["kind"]) for row in rows.values()]
     error = [value["std_seeds"] or 0.0 for value in values]
     panel.barh(
         range(len(values)), [value["mean"] for value in values], xerr=error, color=colours, height=0.7,
         error_kw={"lw": 1, "capsize": 2},
     )  # fmt: skip
     panel.set(xlabel=f"{metric}, mean over domains", xlim=(0, None))
-
-
-def _colour(method: Mapping[str, Any]) -> str:
-    combined = _COMBINED if "parts" in method else _OTHER
-    return _ORACLE if method["kind"] in ORACLES else _MODEL if "model" in method else combined
 
 
 def _lines(panel: Axes, rows: Mapping[str, Any], metric: str) -> None:

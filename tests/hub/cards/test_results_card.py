@@ -1,11 +1,12 @@
 """The card of a report: its table, metadata that loads every user's values, hostile names as text."""
 
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given, settings
 
 from cards.facts import elements, key_paths, metadata, names, results_json
+from cprec_hf.evaluation.config import Kind
 from cprec_hf.hub.markdown import one_line
 from cprec_hf.hub.results_card import render_results_card
 
@@ -30,6 +31,15 @@ from cprec_hf.hub.results_card import render_results_card
 )
 def test_the_card_says_its_facts(said: str) -> None:
     assert said in render_results_card(results_json(), repo_id="user/results")
+
+
+@pytest.mark.parametrize("kind", get_args(Kind))
+def test_the_card_says_what_each_kind_is(kind: str) -> None:
+    results = results_json()
+    results["methods"][1]["kind"] = kind
+    (row,) = [line for line in render_results_card(results).splitlines() if line.startswith("| popularity |")]
+    what = row.split("|")[2].strip()
+    assert what and what != one_line(kind) and "_" not in what  # in words, not by its name in recipes
 
 
 def test_the_metadata_loads_every_users_values() -> None:
